@@ -11,8 +11,8 @@ from typing import Iterator, Sequence
 
 import numpy as np
 
-from .errors import EvicanError
-from .masks import box_pairs, common, paste_masks, shared_areas, solid_piece, tighten
+from evican_model.errors import EvicanError
+from evican_model.masks import box_pairs, common, paste_masks, shared_areas, solid_piece, tighten
 
 __all__ = ["Instances", "paste_masks"]
 

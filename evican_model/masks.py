@@ -10,7 +10,7 @@ from typing import Sequence
 import numpy as np
 from scipy import ndimage
 
-from .errors import EvicanError
+from evican_model.errors import EvicanError
 
 _EIGHT = np.ones(
     (3, 3), bool

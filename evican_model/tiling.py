@@ -6,9 +6,9 @@ from typing import NamedTuple, Sequence
 
 import numpy as np
 
-from .errors import EvicanError
-from .instances import Instances
-from .masks import box_pairs, common, shared_areas
+from evican_model.errors import EvicanError
+from evican_model.instances import Instances
+from evican_model.masks import box_pairs, common, shared_areas
 
 # Two masks are the same object if, where both tiles see, they overlap by at least this IoU ...
 _SAME = 0.5
@@ -77,8 +77,8 @@ def merge_tiles(
     one, the best agreement first). An object is whole in a tile if it keeps off the tile's inner edges by
     ``margin`` pixels and no other tile shows that it goes on beyond them; the image's own edges do not count.
     Of an object that is whole in some tile, the whole mask with the highest score stays. One that is whole in
-    none is the union of its pieces, with the score of the largest. A remnant at an inner edge that no other tile
-    agrees with is dropped if half of it lies in another tile's object.
+    none is the union of its pieces, with the score of the largest. A remnant at an inner edge that no other
+    tile agrees with is dropped if half of it lies in another tile's object.
 
     Overlaps of objects found in the same tile are left as they are.
 
@@ -152,7 +152,7 @@ def _outside(boxes: np.ndarray, tiles: np.ndarray) -> np.ndarray:
 
 
 def _cut(boxes: np.ndarray, tiles: np.ndarray, shape: tuple[int, int], margin: int) -> np.ndarray:
-    """Tell, bool [n], which boxes come within ``margin`` of an edge of their tile that is inside the image."""
+    """Tell, bool [n], which boxes come within ``margin`` of an edge of their tile inside the image."""
     low = (tiles[:, :2] > 0) & (boxes[:, :2] < tiles[:, :2] + margin)
     high = (tiles[:, 2:] < shape) & (boxes[:, 2:] > tiles[:, 2:] - margin)
     return (low | high).any(1)
@@ -182,7 +182,7 @@ def _matches(
 
 
 def _areas_within(found: Instances, index: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """Count the pixels of each object inside its window, int [n]; windows are [n, 4] and meet the object's box."""
+    """Count the pixels of each object inside its window, int [n]; windows, [n, 4], meet the boxes."""
     areas = np.zeros(len(index), int)
     for k, (i, window) in enumerate(zip(index.tolist(), windows.tolist())):
         y, x, bottom, right = found.all_boxes[i].tolist()
@@ -192,7 +192,7 @@ def _areas_within(found: Instances, index: np.ndarray, windows: np.ndarray) -> n
 
 
 def _best_of_the_whole(found: Instances, whole: np.ndarray, p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Tell, bool [n], which whole objects stay: of matches p, q the higher score, of equal ones the earlier."""
+    """Tell, bool [n], which whole objects stay: of a match the higher score, of equal ones the earlier."""
     kept = whole.copy()
     both = whole[p] & whole[q]
     p, q = p[both], q[both]
@@ -224,5 +224,5 @@ def _join(found: Instances, group: list[int], areas: np.ndarray) -> Instances:
         here, there = common(box, crop, found.all_boxes[i], found.crops[i])
         here |= there
     largest = max(sorted(group), key=lambda i: areas[i])
-    one = found.select([largest])
+    one = found.select(np.array([largest]))
     return Instances(found.shape, found.categories, one.category_ids, one.all_scores, box[None], (crop,))
