@@ -1,0 +1,216 @@
+"""Training samples: a random window of an annotated image at a random scale, turned, and lit as another microscope would.
+
+Every function takes its random generator, so a sample depends on nothing but the seed and its number.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from evican_model.config import NetworkConfig, TrainConfig
+from evican_model.dataset import AnnotatedImage
+from evican_model.scaling import GREY, resize
+
+__all__ = ["make_sample", "natural_scale", "vary_light"]
+
+_KNOWN_STRIDE = 4
+_TINY = 12  # pixels of a cut or shrunk object below which it can no longer be recognised
+
+
+def natural_scale(item: AnnotatedImage, network: NetworkConfig) -> float:
+    """Factor that brings the image's median object to the network's typical diameter (1 if it has none)."""
+    factors = []
+    for category, diameter in (("Cell", network.cell_diameter), ("Nucleus", network.nucleus_diameter)):
+        if category in item.truth.categories and item.truth.count(category):
+            area = float(np.median(item.truth.areas(category)))
+            factors.append(diameter / (2 * np.sqrt(area / np.pi)))
+    return float(np.exp(np.mean(np.log(factors)))) if factors else 1.0
+
+
+def make_sample(item, levels, scale, rng, network: NetworkConfig, training: TrainConfig) -> dict[str, np.ndarray]:
+    """Cut one training sample.
+
+    Parameters
+    ----------
+    item : AnnotatedImage
+    levels : uint8 array [height, width]
+        Its grey levels.
+    scale : float
+        Its `natural_scale`.
+    rng : numpy.random.Generator
+    network, training : configs
+
+    Returns
+    -------
+    dict of arrays
+        ``image`` float32 [crop, crop, 1], ``boxes`` float32 [instances, 4], ``category_ids`` int32 [instances],
+        ``masks`` uint8 [instances, crop, crop], ``known`` float32 [crop / 4, crop / 4, categories].
+    """
+    crop = training.crop
+    scale = scale * float(np.exp(rng.uniform(np.log(training.scale_low), np.log(training.scale_high))))
+    origin = _window_origin(item, scale, crop, rng)
+    image, inside = _cut_image(levels, origin, scale, crop)
+    masks, category_ids, lost = _cut_masks(item, origin, scale, crop, rng, training.instances)
+    known = _known_map(item, masks, category_ids, lost, inside, network, training, scale)
+    image = np.where(inside, vary_light(image, rng, training), GREY)
+    image, masks, known = _turn(image, masks, known, rng, training)
+
+    count = len(masks)
+    boxes = np.zeros((training.instances, 4), np.float32)
+    for i, mask in enumerate(masks):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        boxes[i] = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
+    padded_masks = np.zeros((training.instances, crop, crop), np.uint8)
+    padded_masks[:count] = masks
+    padded_ids = np.zeros(training.instances, np.int32)
+    padded_ids[:count] = category_ids
+    return {"image": image[..., None].astype(np.float32), "boxes": boxes, "category_ids": padded_ids,
+            "masks": padded_masks, "known": known.astype(np.float32)}  # fmt: skip
+
+
+def vary_light(image: np.ndarray, rng: np.random.Generator, training: TrainConfig) -> np.ndarray:
+    """Change how an image was lit and recorded; each step is switched by its field of `TrainConfig`.
+
+    Parameters
+    ----------
+    image : float32 array [height, width]
+        Grey levels 0 to 255.
+
+    Returns
+    -------
+    float32 array [height, width]
+        0 to 255.
+    """
+    x = image / np.float32(255)
+    if training.invert and rng.random() < 0.15:  # brightfield on the other side of focus, negative phase contrast
+        x = 1 - x
+    if training.defocus and rng.random() < 0.3:
+        sigma = rng.uniform(0.4, 1.8)
+        blurred = ndimage.gaussian_filter(x, sigma)
+        # Half of the time the other way: sharper edges with a rim, as a stronger phase halo has.
+        x = blurred if rng.random() < 0.5 else x + rng.uniform(0.3, 1.5) * (x - blurred)
+    if training.illumination and rng.random() < 0.4:
+        x = x * _uneven_light(x.shape, rng)
+    if training.contrast:
+        middle = float(x.mean())
+        x = (x - middle) * np.float32(np.exp(rng.uniform(-0.7, 0.5))) + middle + rng.uniform(-0.2, 0.2)
+        x = np.clip(x, 0, 1) ** np.float32(np.exp(rng.uniform(-0.4, 0.4)))
+    if training.noise and rng.random() < 0.4:
+        x = x + rng.standard_normal(x.shape, dtype=np.float32) * np.float32(rng.uniform(0.005, 0.06))
+    x = np.clip(x, 0, 1) * np.float32(255)
+    if training.jpeg and rng.random() < 0.2:
+        x = _jpeg(x, int(rng.integers(30, 90)))
+    return x
+
+
+def _window_origin(item, scale, crop, rng):
+    """Upper left corner of the window in pixels of the source; usually around an object."""
+    side = crop / scale
+    origin = []
+    aim = None
+    if len(item.truth) and rng.random() < 0.8:
+        box = item.truth.all_boxes[rng.integers(len(item.truth))]
+        aim = [(box[k] + box[k + 2]) / 2 + rng.uniform(-0.3, 0.3) * side for k in (0, 1)]
+    for axis, extent in enumerate(item.shape):
+        slack = extent - side
+        if slack <= 0:  # the image is smaller than the window: it lies anywhere in it
+            origin.append(rng.uniform(slack, 0))
+        else:
+            origin.append(rng.uniform(0, slack) if aim is None else float(np.clip(aim[axis] - side / 2, 0, slack)))
+    return origin
+
+
+def _cut_image(levels, origin, scale, crop):
+    """The window at the new scale [crop, crop], and where it shows the image at all."""
+    image, inside = np.full((crop, crop), GREY, np.float32), np.zeros((crop, crop), bool)
+    spans, box = [], [0.0] * 4
+    for axis, extent in enumerate(levels.shape):
+        first = max(0, int(np.ceil(-origin[axis] * scale)))
+        last = min(crop, int(np.floor((extent - origin[axis]) * scale)))
+        spans.append(slice(first, max(last, first + 1)))
+        box[axis] = max(0.0, first / scale + origin[axis])
+        box[axis + 2] = min(float(extent), max(last, first + 1) / scale + origin[axis])
+    rows, columns = spans
+    # Only the part that is needed, as floats.
+    y1, x1, y2, x2 = int(box[0]), int(box[1]), int(np.ceil(box[2])), int(np.ceil(box[3]))
+    part = levels[y1:y2, x1:x2].astype(np.float32)
+    local = (box[0] - y1, box[1] - x1, box[2] - y1, box[3] - x1)
+    image[rows, columns] = resize(part, rows.stop - rows.start, columns.stop - columns.start, local)
+    inside[rows, columns] = True
+    return image, inside
+
+
+def _cut_masks(item, origin, scale, crop, rng, limit):
+    """Masks of the objects in the window; those too small to tell, or past the limit, are 'lost', not background."""
+    masks, category_ids, lost = [], [], []
+    for i in rng.permutation(len(item.truth)):
+        y1, x1, y2, x2 = item.truth.all_boxes[i]
+        axes = []
+        for low, high, start in ((y1, y2, origin[0]), (x1, x2, origin[1])):
+            first, last = max(0, int((low - start) * scale)), min(crop, int((high - start) * scale) + 1)
+            places = np.arange(first, last)
+            index = np.floor((places + 0.5) / scale + start).astype(int) - low
+            good = (index >= 0) & (index < high - low)
+            axes.append((places[good], index[good]))
+        (rows, row_index), (columns, column_index) = axes
+        if not len(rows) or not len(columns):
+            continue
+        mask = np.zeros((crop, crop), bool)
+        mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = item.truth.crops[i][np.ix_(row_index, column_index)]
+        area = int(mask.sum())
+        if area == 0:
+            continue
+        category = int(item.truth.category_ids[i])
+        if area < _TINY or len(masks) == limit:
+            lost.append((category, mask))
+        else:
+            masks.append(mask)
+            category_ids.append(category)
+    return masks, category_ids, lost
+
+
+def _known_map(item, masks, category_ids, lost, inside, network, training, scale):
+    """Where each category is completely outlined, at the stride of P2."""
+    stride = _KNOWN_STRIDE
+    known = np.ones((*(side // stride for side in inside.shape), len(network.categories)), bool)
+    inside = inside[stride // 2 :: stride, stride // 2 :: stride]
+    for index, name in enumerate(network.categories):
+        if name not in item.annotated:
+            known[..., index] = ~inside
+        elif not item.dense:
+            outlined = np.zeros(inside.shape, bool)
+            for mask, category in zip(masks, category_ids):
+                if category == index + 1:
+                    outlined |= mask[stride // 2 :: stride, stride // 2 :: stride]
+            border = max(1, round(training.known_border * scale / stride))
+            known[..., index] = ndimage.binary_dilation(outlined, iterations=border) | ~inside
+    for category, mask in lost:
+        known[..., category - 1] &= ~mask[stride // 2 :: stride, stride // 2 :: stride]
+    return known
+
+
+def _turn(image, masks, known, rng, training):
+    masks = np.stack(masks) if masks else np.zeros((0, *image.shape), bool)
+    if training.flip and rng.random() < 0.5:
+        image, masks, known = image[:, ::-1], masks[:, :, ::-1], known[:, ::-1]
+    if training.turn:
+        k = int(rng.integers(4))
+        image, masks, known = np.rot90(image, k), np.rot90(masks, k, (1, 2)), np.rot90(known, k)
+    return image, masks, known
+
+
+def _uneven_light(shape, rng):
+    """A smooth gain around 1: a tilted plane and a bowl, as from a misaligned condenser or a meniscus."""
+    y, x = np.meshgrid(*(np.linspace(-1, 1, side, dtype=np.float32) for side in shape), indexing="ij")
+    tilt_y, tilt_x, bowl = rng.uniform(-0.3, 0.3, 3).astype(np.float32)
+    return 1 + tilt_y * y + tilt_x * x + bowl * (x**2 + y**2 - np.float32(0.66))
+
+
+def _jpeg(image, quality):
+    buffer = io.BytesIO()
+    Image.fromarray(np.rint(image).astype(np.uint8)).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer), np.float32)

@@ -1,0 +1,145 @@
+"""Every default of the network and of its training, as frozen dataclasses that are saved as JSON beside the weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from evican_model.errors import EvicanError
+
+__all__ = ["NetworkConfig", "TrainConfig"]
+
+
+@dataclass(frozen=True)
+class _JsonConfig:
+    """Reading and writing shared by the configs: an unknown or missing key is an error, never a default."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a plain dict that `from_dict` turns back into an equal config."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], source: str | Path = "config"):
+        """Build a config from a dict, refusing unknown and missing keys.
+
+        Parameters
+        ----------
+        values : dict
+            One value a field; lists stand for tuples.
+        source : str or Path
+            Where the values come from; named in errors.
+
+        Raises
+        ------
+        EvicanError
+            If a key is unknown, missing, or its value is of another type than the field's default.
+        """
+        if not isinstance(values, dict):
+            raise EvicanError(f"{source}: expected a JSON object of settings, got {type(values).__name__}.")
+        defaults = {field.name: field.default for field in fields(cls)}
+        unknown, missing = set(values) - set(defaults), set(defaults) - set(values)
+        if unknown or missing:
+            what = [f"unknown {sorted(unknown)}"] * bool(unknown) + [f"missing {sorted(missing)}"] * bool(missing)
+            raise EvicanError(f"{source}: settings {' and '.join(what)}; known are {sorted(defaults)}.")
+        return cls(**{key: _as_type_of(defaults[key], value, f"{source}: {key}") for key, value in values.items()})
+
+    def save(self, path: str | Path) -> None:
+        """Write the config as indented JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class NetworkConfig(_JsonConfig):
+    """The Mask R-CNN: what is built, and how its raw outputs become detections.
+
+    The defaults are the preset ``fast``. Lengths are pixels of the network's input, boxes ``[y1, x1, y2, x2]``.
+    """
+
+    preset: str = "fast"
+    categories: tuple[str, ...] = ("Cell", "Nucleus")  # category_id is the position + 1; 0 is background
+    backbone: str = "efficientnet_lite0"
+    pixel_mean: float = 127.0  # EfficientNet-Lite's own input convention
+    pixel_std: float = 128.0
+    fpn_channels: int = 96
+    rpn_channels: int = 96
+    anchor_scales: tuple[int, ...] = (16, 32, 64, 128, 256)  # 16, not Matterport's 32: nuclei at 10x are that small
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    box_std: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
+    pre_nms_limit: int = 2000
+    proposal_iou: float = 0.7  # non-maximum suppression among proposals
+    proposals: int = 400
+    minimum_objectness: float = 0.02  # below it a proposal costs head time and never becomes a detection
+    box_pool: int = 7
+    box_channels: int = 256
+    mask_pool: int = 14
+    mask_channels: int = 96
+    mask_convolutions: int = 3
+    detection_iou: float = 0.5  # 0.3 (Matterport) drops touching elongated cells
+    detections: int = 400  # a tile; Matterport's 100 silently cuts dense fields
+    minimum_score: float = 0.05  # floor of `Model.detect`, as low as average precision needs
+    confidence: float = 0.5  # working confidence of `Model.segment`
+    tile: int = 1024
+    tile_overlap: int = 192  # about three typical cells: an object up to this long is whole in some tile
+    cell_diameter: float = 64.0  # the size that typical cells are scaled to; training is centred on it
+    nucleus_diameter: float = 32.0
+    first_look: int = 512  # longest side of the copy on which the size of the objects is measured
+    scale_tolerance: float = 1.35  # objects this near their typical size need no second look
+    largest_scale: float = 4.0
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels of the input for one step in each pyramid level, P2 to P6."""
+        return (4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class TrainConfig(_JsonConfig):
+    """One training run: its schedule, its losses and its augmentation."""
+
+    steps: int = 6000
+    batch: int = 2
+    crop: int = 320  # pixels, a multiple of the coarsest stride (64)
+    frozen: tuple[str, ...] = ("stem", "b0", "b1", "b2")  # layer-name beginnings; their gradients cost a third of a step
+    learning_rate: float = 6e-4
+    warmup_steps: int = 100
+    weight_decay: float = 1e-4
+    clip_norm: float = 5.0
+    average_decay: float = 0.998  # exponential moving average of the weights; the average is what is saved
+    seed: int = 0
+    save_every: int = 250
+    instances: int = 80  # objects a crop; the crop's surplus is marked unknown, not background
+    anchors_sampled: int = 256
+    anchor_positive_iou: float = 0.6
+    anchor_negative_iou: float = 0.3
+    rois: int = 96
+    positive_rois: int = 32
+    positive_roi_iou: float = 0.5
+    known_share: float = 0.7  # of a box's area that must be annotated before it can serve as background
+    known_border: int = 10  # pixels around annotated objects of a partly annotated image (paper, section 2.2)
+    scale_low: float = 0.5
+    scale_high: float = 1.8
+    flip: bool = True
+    turn: bool = True
+    contrast: bool = True
+    invert: bool = True
+    illumination: bool = True
+    defocus: bool = True
+    noise: bool = True
+    jpeg: bool = True
+
+
+def _as_type_of(default: Any, value: Any, where: str) -> Any:
+    if isinstance(default, tuple):
+        if isinstance(value, (list, tuple)) and all(_fits(default[0], item) for item in value):
+            return tuple(type(default[0])(item) for item in value)
+    elif _fits(default, value):
+        return type(default)(value)
+    raise EvicanError(f"{where} is {value!r}; expected {type(default).__name__} like {default!r}.")
+
+
+def _fits(default: Any, value: Any) -> bool:
+    if isinstance(default, float):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is type(default)

@@ -1,0 +1,217 @@
+"""Region heads: RoIAlign, then class and box, then mask (He et al. 2017, section 3 and figure 4)."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from evican_model import boxes, losses, rpn
+from evican_model.config import NetworkConfig, TrainConfig
+
+__all__ = ["box_head", "detections", "mask_head", "mask_loss", "roi_align", "roi_loss", "sample_rois"]
+
+layers = tf.keras.layers
+
+_CANONICAL = 224.0  # the ROI size that belongs to P4 (Lin et al. 2017, equation 1)
+
+
+def box_head(config: NetworkConfig) -> tf.keras.Model:
+    """Build the head that names an ROI and refines its box.
+
+    Returns
+    -------
+    keras.Model
+        Maps [rois, pool, pool, channels] to class logits [rois, categories + 1] (0 is background) and
+        offsets [rois, categories, 4].
+    """
+    pooled = layers.Input((config.box_pool, config.box_pool, config.fpn_channels), name="box_roi")
+    x = layers.Flatten(name="box_flat")(pooled)
+    for i in (1, 2):
+        x = layers.Dense(config.box_channels, activation="relu", name=f"box_fc{i}")(x)
+    logits = layers.Dense(len(config.categories) + 1, name="class_logits")(x)
+    offsets = layers.Dense(len(config.categories) * 4, kernel_initializer="zeros", name="box_offsets")(x)
+    offsets = layers.Reshape((len(config.categories), 4), name="box_offsets_by_category")(offsets)
+    return tf.keras.Model(pooled, [logits, offsets], name="box_head")
+
+
+def mask_head(config: NetworkConfig) -> tf.keras.Model:
+    """Build the head that draws an ROI's mask, one for each category.
+
+    Returns
+    -------
+    keras.Model
+        Maps [rois, pool, pool, channels] to mask logits [rois, 2 pool, 2 pool, categories].
+    """
+    x = pooled = layers.Input((config.mask_pool, config.mask_pool, config.fpn_channels), name="mask_roi")
+    for i in range(1, config.mask_convolutions + 1):
+        x = layers.SeparableConv2D(config.mask_channels, 3, padding="same", activation="relu", name=f"mask_conv{i}")(x)
+    x = layers.Conv2DTranspose(config.mask_channels, 2, 2, activation="relu", name="mask_deconv")(x)
+    x = layers.Conv2D(len(config.categories), 1, name="mask_logits")(x)
+    return tf.keras.Model(pooled, x, name="mask_head")
+
+
+def roi_align(pyramid, rois, batch_index, size: int, strides):
+    """Sample each ROI on a size x size grid from the level that suits its size (He et al. 2017, RoIAlign).
+
+    One bilinear sample in the centre of each bin. Centres are exact: pixel ``i`` of a map of stride ``s`` lies at
+    ``(i + 0.5) s`` of the image.
+
+    Parameters
+    ----------
+    pyramid : list of tensors [batch, rows, columns, channels]
+        P2 and up.
+    rois : tensor [n, 4]
+        Boxes in pixels of the input.
+    batch_index : int tensor [n]
+        Which image each ROI is of.
+    size : int
+        Bins a side.
+    strides : sequence of int
+        Pixels a step of each map.
+
+    Returns
+    -------
+    tensor [n, size, size, channels]
+    """
+    side = tf.sqrt(tf.maximum(boxes.area(rois), 1e-6))
+    level = 2 + tf.cast(tf.floor(tf.math.log(side / _CANONICAL + 1e-8) / tf.math.log(2.0)), tf.int32)
+    level = tf.clip_by_value(level, 0, 3)  # P2 to P5: P6 is for proposals only
+    parts, places = [], []
+    for index, (feature, stride) in enumerate(zip(pyramid[:4], strides)):
+        place = tf.where(level == index)[:, 0]
+        normalised = _crop_coordinates(tf.gather(rois, place), feature, size, stride)
+        parts.append(tf.image.crop_and_resize(feature, normalised, tf.gather(batch_index, place), (size, size)))
+        places.append(place)
+    return tf.gather(tf.concat(parts, 0), tf.argsort(tf.concat(places, 0)))
+
+
+def _crop_coordinates(rois, feature, size, stride):
+    """Corners for `tf.image.crop_and_resize`, which puts its first and last sample *on* them, in units of size - 1."""
+    extent = tf.cast(tf.shape(feature)[1:3], tf.float32) - 1
+    extent = tf.maximum(tf.concat([extent, extent], 0), 1.0)
+    half_bin = (rois[:, 2:] - rois[:, :2]) / (2.0 * size)
+    centres = tf.concat([rois[:, :2] + half_bin, rois[:, 2:] - half_bin], 1)
+    return (centres / stride - 0.5) / extent
+
+
+def sample_rois(proposals, truth, network: NetworkConfig, training: TrainConfig):
+    """Choose the ROIs of one image that the heads learn from; positive ones first (Girshick 2015, section 2.3).
+
+    Parameters
+    ----------
+    proposals : tensor [n, 4]
+    truth : dict of tensors
+        As for `rpn.rpn_loss`.
+
+    Returns
+    -------
+    dict of tensors
+        ``rois`` [rois, 4]; ``match`` [rois] index of the matched object; ``positive`` and ``used`` bool [rois];
+        ``possible`` bool [rois, categories + 1] the classes that the annotation allows. The first
+        ``positive_rois`` rows are the positive ones, as far as there are any; row counts are fixed.
+    """
+    real = truth["category_ids"] > 0
+    candidates = tf.concat([proposals, tf.boolean_mask(truth["boxes"], real)], 0)
+    # With neither a proposal nor an object there must still be a row to gather from.
+    candidates = tf.concat([candidates, tf.constant([[0.0, 0.0, 16.0, 16.0]])], 0)
+    iou = boxes.pairwise_iou(candidates, truth["boxes"])  # [n, instances]
+    best, match = tf.reduce_max(iou, 1), tf.argmax(iou, 1)
+    positive = best >= training.positive_roi_iou
+    positive_rows = _draw(positive, training.positive_rois)
+    negative_rows = _draw(~positive, training.rois - training.positive_rois)
+    rows = tf.concat([positive_rows, negative_rows], 0)  # [rois], -1: empty
+    used, rows = rows >= 0, tf.maximum(rows, 0)
+
+    rois, positive, match = tf.gather(candidates, rows), tf.gather(positive, rows) & used, tf.gather(match, rows)
+    known = rpn.known_share(truth["known"], rois, network.strides[0]) >= training.known_share  # [rois, categories]
+    background = tf.concat([tf.ones_like(used)[:, None], ~known], 1)
+    category = tf.one_hot(tf.gather(truth["category_ids"], match), len(network.categories) + 1, True, False)
+    possible = tf.where(positive[:, None], tf.cast(category, tf.bool), background)
+    return {"rois": rois, "match": match, "positive": positive, "used": used, "possible": possible}
+
+
+def _draw(eligible, wanted: int):
+    """Rows of `wanted` random eligible entries, -1 where there are fewer."""
+    rows = tf.random.shuffle(tf.where(eligible)[:, 0])[:wanted]
+    return tf.concat([rows, tf.fill([wanted - tf.shape(rows)[0]], tf.constant(-1, rows.dtype))], 0)
+
+
+def roi_loss(logits, offsets, sample, truth, network: NetworkConfig):
+    """Class and box loss over the sampled ROIs of a batch (all tensors flattened to [rois, ...]).
+
+    Parameters
+    ----------
+    logits : tensor [rois, categories + 1]
+    offsets : tensor [rois, categories, 4]
+    sample : dict
+        From `sample_rois`, the images of the batch one after another.
+    truth : dict
+        ``boxes`` [rois, 4] and ``category_ids`` [rois] of each ROI's matched object.
+
+    Returns
+    -------
+    tuple of scalar tensors
+        Class loss, box loss.
+    """
+    used, positive = tf.cast(sample["used"], tf.float32), tf.cast(sample["positive"], tf.float32)
+    class_loss = losses.masked_mean(losses.partial_label(logits, sample["possible"]), used)
+    target = boxes.encode(truth["boxes"], sample["rois"], network.box_std)
+    own = tf.gather(offsets, tf.maximum(truth["category_ids"] - 1, 0), axis=1, batch_dims=1)  # [rois, 4]
+    box_terms = tf.where(sample["positive"], losses.smooth_l1(target, own), tf.zeros_like(positive))
+    return class_loss, tf.reduce_sum(box_terms * positive) / tf.maximum(tf.reduce_sum(used), 1.0)
+
+
+def mask_loss(logits, rois, masks, category_ids, positive):
+    """Binary cross entropy of the matched category's mask (He et al. 2017, section 3, L_mask).
+
+    Parameters
+    ----------
+    logits : tensor [n, side, side, categories]
+    rois : tensor [n, 4]
+        In pixels of the masks' image.
+    masks : uint8 tensor [n, height, width]
+        The matched object of each ROI.
+    category_ids : int tensor [n]
+    positive : bool tensor [n]
+
+    Returns
+    -------
+    scalar tensor
+    """
+    side = logits.shape[1]
+    image = tf.cast(masks, tf.float32)[..., None]
+    corners = _crop_coordinates(rois, image, side, 1)
+    target = tf.image.crop_and_resize(image, corners, tf.range(tf.shape(rois)[0]), (side, side))[..., 0]
+    target = tf.cast(target >= 0.5, tf.float32)
+    own = tf.gather(logits, tf.maximum(category_ids - 1, 0), axis=3, batch_dims=1)  # [n, side, side]
+    cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(target, own)
+    return losses.masked_mean(tf.reduce_mean(cross_entropy, [1, 2]), tf.cast(positive, tf.float32))
+
+
+def detections(logits, offsets, rois, height, width, config: NetworkConfig):
+    """Turn one image's box-head output into detections, best first.
+
+    Every category may claim an ROI (not only the likeliest one), since a nucleus can fill its cell.
+
+    Parameters
+    ----------
+    logits : tensor [n, categories + 1]
+    offsets : tensor [n, categories, 4]
+    rois : tensor [n, 4]
+    height, width : int tensors
+
+    Returns
+    -------
+    tuple of tensors
+        Boxes [detections, 4], category ids int32 [detections], scores [detections].
+    """
+    categories = len(config.categories)
+    scores = tf.reshape(tf.nn.softmax(logits)[:, 1:], [-1])  # [n * categories]
+    candidates = tf.reshape(boxes.decode(offsets, rois[:, None], config.box_std), [-1, 4])
+    candidates = boxes.clip(candidates, height, width)
+    category = tf.tile(tf.range(categories), [tf.shape(rois)[0]])
+    worth = tf.where((scores >= config.minimum_score) & (boxes.area(candidates) >= 1.0))[:, 0]
+    scores, candidates, category = (tf.gather(x, worth) for x in (scores, candidates, category))
+    # One pass suppresses within each category: the categories are moved apart by more than an image.
+    apart = tf.cast(category * (tf.maximum(height, width) + 1), tf.float32)[:, None]
+    keep = tf.image.non_max_suppression(candidates + apart, scores, config.detections, config.detection_iou)
+    return tf.gather(candidates, keep), tf.gather(category, keep) + 1, tf.gather(scores, keep)

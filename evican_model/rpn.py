@@ -1,0 +1,143 @@
+"""Region proposal network (Ren et al. 2015): which anchors hold an object, and boxes that fit it better.
+
+Unlike the paper's, it has one objectness an anchor *and category*. An image with nuclei outlined and cells not can then
+teach what is no nucleus without teaching that its cells are background.
+"""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+from evican_model import boxes, losses
+from evican_model.config import NetworkConfig, TrainConfig
+
+__all__ = ["known_share", "propose", "rpn_head", "rpn_loss"]
+
+layers = tf.keras.layers
+
+_RARE = 0.02  # share of anchors taken to be objects at the start (Lin et al. 2017, focal loss, section 3.3)
+
+
+def rpn_head(config: NetworkConfig) -> tf.keras.Model:
+    """Build the head that slides over every level.
+
+    Returns
+    -------
+    keras.Model
+        Maps [batch, rows, columns, fpn_channels] to objectness logits [batch, anchors, categories] and
+        box offsets [batch, anchors, 4].
+    """
+    per_place, categories = len(config.anchor_ratios), len(config.categories)
+    feature = layers.Input((None, None, config.fpn_channels), name="level")
+    x = layers.SeparableConv2D(config.rpn_channels, 3, padding="same", activation="relu", name="rpn_conv")(feature)
+    bias = tf.keras.initializers.Constant(-math.log((1 - _RARE) / _RARE))
+    objectness = layers.Conv2D(per_place * categories, 1, bias_initializer=bias,
+                               kernel_initializer="random_normal", name="rpn_objectness")(x)  # fmt: skip
+    offsets = layers.Conv2D(per_place * 4, 1, kernel_initializer="zeros", name="rpn_offsets")(x)
+    objectness = layers.Reshape((-1, categories), name="rpn_objectness_flat")(objectness)
+    offsets = layers.Reshape((-1, 4), name="rpn_offsets_flat")(offsets)
+    return tf.keras.Model(feature, [objectness, offsets], name="rpn")
+
+
+def propose(objectness, offsets, anchors, height, width, config: NetworkConfig):
+    """Turn one image's RPN output into proposals, best first.
+
+    Parameters
+    ----------
+    objectness : tensor [anchors, categories]
+        Logits.
+    offsets, anchors : tensor [anchors, 4]
+    height, width : int tensors
+        Proposals are clipped to this size.
+
+    Returns
+    -------
+    tensor [proposals, 4]
+        At most ``config.proposals``, without gradient.
+    """
+    scores = tf.sigmoid(tf.reduce_max(objectness, -1))  # [anchors]
+    scores, best = tf.math.top_k(scores, tf.minimum(config.pre_nms_limit, tf.shape(scores)[0]))
+    candidates = boxes.decode(tf.gather(offsets, best), tf.gather(anchors, best), config.box_std)
+    candidates = boxes.clip(candidates, height, width)
+    keep = tf.image.non_max_suppression(candidates, scores, config.proposals, config.proposal_iou,
+                                        config.minimum_objectness)  # fmt: skip
+    return tf.stop_gradient(tf.gather(candidates, keep))
+
+
+def known_share(known, regions, stride: int):
+    """Share of each box's area in which each category is completely annotated.
+
+    Parameters
+    ----------
+    known : tensor [rows, columns, categories]
+        1 where every object of the category is outlined, 0 where some may be missing.
+    regions : tensor [n, 4]
+        Boxes in pixels of the image.
+    stride : int
+        Image pixels for one step of `known`.
+
+    Returns
+    -------
+    tensor [n, categories]
+        1 for boxes outside the image, where there is nothing to miss.
+    """
+    integral = tf.pad(tf.cumsum(tf.cumsum(known, 0), 1), [[1, 0], [1, 0], [0, 0]])
+    rows, columns = tf.shape(known)[0], tf.shape(known)[1]
+    limit = tf.stack([rows, columns, rows, columns])
+    corners = tf.clip_by_value(tf.cast(tf.round(regions / stride), tf.int32), 0, limit)  # [n, 4]
+    y1, x1, y2, x2 = tf.unstack(corners, axis=-1)
+    inside = sum(sign * tf.gather_nd(integral, tf.stack([y, x], -1))
+                 for sign, y, x in ((1, y2, x2), (-1, y1, x2), (-1, y2, x1), (1, y1, x1)))  # fmt: skip
+    size = tf.cast((y2 - y1) * (x2 - x1), known.dtype)[:, None]
+    return tf.where(size > 0, inside / tf.maximum(size, 1), tf.ones_like(inside))
+
+
+def rpn_loss(objectness, offsets, anchors, truth, network: NetworkConfig, training: TrainConfig):
+    """Objectness and box loss of one image (Ren et al. 2015, equation 1) on a random, balanced sample of anchors.
+
+    Parameters
+    ----------
+    objectness : tensor [anchors, categories]
+    offsets, anchors : tensor [anchors, 4]
+    truth : dict of tensors
+        One image of `dataset`: ``boxes`` [instances, 4], ``category_ids`` [instances] (0: padding) and ``known``
+        [rows, columns, categories] at the stride of P2.
+
+    Returns
+    -------
+    tuple of scalar tensors
+        Objectness loss, box loss.
+    """
+    iou = boxes.pairwise_iou(anchors, truth["boxes"])  # [anchors, instances]; padding boxes are empty: 0
+    best_anchor = tf.reduce_max(iou, 0)  # [instances]
+    # Small and odd objects reach no anchor's threshold: each object's best anchors count as well.
+    matches = (iou >= training.anchor_positive_iou) | ((iou >= best_anchor - 1e-4) & (best_anchor > 0.2))
+    positive, negative = [], []
+    known = known_share(truth["known"], anchors, network.strides[0]) >= training.known_share
+    for index in range(len(network.categories)):
+        of_category = truth["category_ids"] == index + 1
+        positive.append(tf.reduce_any(matches & of_category, 1))
+        overlap = tf.reduce_max(tf.where(of_category, iou, tf.zeros_like(iou)), 1)
+        negative.append((overlap < training.anchor_negative_iou) & ~positive[-1] & known[:, index])
+    positive, negative = tf.stack(positive, -1), tf.stack(negative, -1)  # [anchors, categories]
+
+    positive_sample = _sample(positive, training.anchors_sampled // 2)
+    chosen = tf.reduce_sum(positive_sample, 0)
+    weights = positive_sample + _sample(negative, training.anchors_sampled - chosen)
+    cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(positive, tf.float32), objectness)
+    objectness_loss = losses.masked_mean(cross_entropy, weights)
+
+    any_positive = tf.reduce_any(positive, -1)
+    best = tf.gather(truth["boxes"], tf.argmax(tf.where(matches, iou, -tf.ones_like(iou)), 1))
+    target = boxes.encode(tf.where(any_positive[:, None], best, anchors), anchors, network.box_std)
+    box_loss = losses.masked_mean(losses.smooth_l1(target, offsets), tf.cast(any_positive, tf.float32))
+    return objectness_loss, box_loss
+
+
+def _sample(eligible, wanted):
+    """Weights 1 for about `wanted` of the eligible anchors of each category (a random draw for each, no sorting)."""
+    count = tf.reduce_sum(tf.cast(eligible, tf.float32), 0)  # [categories]
+    probability = tf.cast(wanted, tf.float32) / tf.maximum(count, 1.0)
+    return tf.cast(eligible & (tf.random.uniform(tf.shape(eligible)) < probability), tf.float32)
