@@ -51,7 +51,7 @@ class Instances:
     (array([6]), array([1], dtype=int32))
     """
 
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     categories: tuple[str, ...]
     category_ids: np.ndarray
     all_scores: np.ndarray
@@ -102,7 +102,7 @@ class Instances:
     # Making and choosing
 
     @classmethod
-    def empty(cls, shape: tuple[int, int], categories: Sequence[str]) -> Instances:
+    def empty(cls, shape: tuple[int, ...], categories: Sequence[str]) -> Instances:
         """Return no objects, for an image of this shape."""
         return cls(shape, tuple(categories), np.zeros(0), np.zeros(0), np.zeros((0, 4)), ())
 
@@ -146,7 +146,7 @@ class Instances:
         """Return the objects by descending score; equal scores stay in order."""
         return self.select(self._ranking())
 
-    def shifted(self, y: int, x: int, shape: tuple[int, int]) -> Instances:
+    def shifted(self, y: int, x: int, shape: tuple[int, ...]) -> Instances:
         """Return the objects moved by ``y, x`` pixels into an image of another shape, as a tile's are."""
         return replace(self, shape=shape, all_boxes=self.all_boxes + np.array([y, x, y, x], np.int32))
 

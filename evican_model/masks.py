@@ -18,7 +18,7 @@ _EIGHT = np.ones(
 
 
 def paste_masks(
-    probabilities: np.ndarray, boxes: np.ndarray, shape: tuple[int, int], threshold: float = 0.5
+    probabilities: np.ndarray, boxes: np.ndarray, shape: tuple[int, ...], threshold: float = 0.5
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Turn the mask head's small masks into masks in image pixels.
 

@@ -30,7 +30,7 @@ class Tile(NamedTuple):
         return slice(self.y1, self.y2), slice(self.x1, self.x2)
 
 
-def plan_tiles(shape: tuple[int, int], tile: int, overlap: int) -> list[Tile]:
+def plan_tiles(shape: tuple[int, ...], tile: int, overlap: int) -> list[Tile]:
     """Cover an image with tiles of one size.
 
     Parameters
@@ -67,7 +67,7 @@ def plan_tiles(shape: tuple[int, int], tile: int, overlap: int) -> list[Tile]:
 
 def merge_tiles(
     parts: Sequence[tuple[Tile, Instances]],
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     categories: Sequence[str],
     margin: int = 2,
 ) -> Instances:
@@ -151,7 +151,7 @@ def _outside(boxes: np.ndarray, tiles: np.ndarray) -> np.ndarray:
     return (boxes[:, :2] < tiles[:, :2]).any(1) | (boxes[:, 2:] > tiles[:, 2:]).any(1)
 
 
-def _cut(boxes: np.ndarray, tiles: np.ndarray, shape: tuple[int, int], margin: int) -> np.ndarray:
+def _cut(boxes: np.ndarray, tiles: np.ndarray, shape: tuple[int, ...], margin: int) -> np.ndarray:
     """Tell, bool [n], which boxes come within ``margin`` of an edge of their tile inside the image."""
     low = (tiles[:, :2] > 0) & (boxes[:, :2] < tiles[:, :2] + margin)
     high = (tiles[:, 2:] < shape) & (boxes[:, 2:] > tiles[:, 2:] - margin)
