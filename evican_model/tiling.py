@@ -109,8 +109,10 @@ def merge_tiles(
     tile_of = np.repeat(np.arange(len(parts)), [len(part) for _, part in parts])[areas > 0]
     found, areas = found.select(areas > 0), areas[areas > 0]
     tiles = np.array([tile for tile, _ in parts], np.int32)[tile_of]  # [objects, 4], the tile of each
-    if _outside(found.all_boxes, tiles).any():
-        raise EvicanError("an object lies outside its tile; give boxes in coordinates of the whole image")
+    stray = np.flatnonzero(_outside(found.all_boxes, tiles))
+    if len(stray):
+        box, tile = found.all_boxes[stray[0]].tolist(), tuple(tiles[stray[0]].tolist())
+        raise EvicanError(f"the object in {box} lies outside its tile {tile}; paste in the tile, then shift")
 
     i, j = _pairs_across_tiles(found, tile_of)
     shared = shared_areas(found.all_boxes, found.crops, found.all_boxes, found.crops, i, j)
