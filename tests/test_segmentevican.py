@@ -1,0 +1,534 @@
+"""SegmentEVICAN in a CellProfiler workspace: its settings, objects, measurements, checks and window."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGE = "Unstained"
+SHAPE = (100, 120)
+
+# category, score, y1, x1, y2, x2: every case that a filter knows, and nothing else
+SCENE = [
+    ("Cell", 0.95, 10, 10, 50, 50),
+    ("Cell", 0.85, 60, 70, 100, 110),  # touches the lower border
+    ("Cell", 0.75, 10, 60, 40, 90),  # has no nucleus
+    ("Cell", 0.55, 2, 100, 7, 105),  # small
+    ("Nucleus", 0.90, 20, 20, 35, 35),  # in the first cell
+    ("Nucleus", 0.80, 70, 80, 85, 95),  # in the cell at the border
+    ("Nucleus", 0.70, 38, 38, 46, 46),  # the first cell's second
+    ("Nucleus", 0.60, 60, 20, 70, 30),  # in no cell
+    ("Nucleus", 0.52, 3, 101, 6, 104),  # in the small cell
+]
+KEEP_ALL = {"smallest_cell": 0, "smallest_nucleus": 0, "discard_border": False}
+
+
+class FixedModel:
+    """Stands for the network: finds the objects of SCENE in every image, and remembers how it was asked."""
+
+    def segment(self, image, **options):
+        from evican_model.instances import Instances
+
+        self.options = options
+        names = ("Cell", "Nucleus")
+        objects = [found for found in SCENE if found[1] >= options["confidence"][found[0]]]
+        crops = [np.ones((y2 - y1, x2 - x1), bool) for _, _, y1, x1, y2, x2 in objects]
+        ids = [names.index(found[0]) + 1 for found in objects]
+        scores, boxes = [found[1] for found in objects], [found[2:] for found in objects]
+        found = Instances(image.shape, names, ids, scores, boxes, crops)
+        return found if options["mask"] is None else found.clip(options["mask"])
+
+
+@pytest.fixture
+def fixed(plugin, monkeypatch):
+    """Let the module use a FixedModel."""
+    model = FixedModel()
+    monkeypatch.setattr(plugin.SegmentEVICAN, "_load_model", lambda self: model)
+    return model
+
+
+@pytest.fixture(scope="session")
+def network():
+    """Skip where the bundled weights are missing."""
+    weights = pytest.importorskip("evican_model.weights")
+    if not weights.available_weights():
+        pytest.skip("no weights are bundled")
+
+
+def make(plugin, pixels, settings, **image):
+    """Return a module with these settings and a workspace that holds one image."""
+    from cellprofiler_core.image import Image, ImageSetList
+    from cellprofiler_core.measurement import Measurements
+    from cellprofiler_core.object import ObjectSet
+    from cellprofiler_core.pipeline import Pipeline
+    from cellprofiler_core.workspace import Workspace
+
+    module = plugin.SegmentEVICAN()
+    module.x_name.value = IMAGE
+    module.show_window = False
+    module.set_module_num(1)
+    for name, value in settings.items():
+        getattr(module, name).value = value
+    pipeline = Pipeline()
+    pipeline.add_module(module)
+    images = ImageSetList()
+    images.get_image_set(0).add(IMAGE, Image(pixels, **image))
+    return module, Workspace(pipeline, module, images.get_image_set(0), ObjectSet(), Measurements(), images)
+
+
+def run(plugin, pixels=None, settings=None, **image):
+    """Run the module on one image; return its workspace."""
+    pixels = np.zeros(SHAPE, np.float32) if pixels is None else pixels
+    module, workspace = make(plugin, pixels, settings or {}, **image)
+    module.run(workspace)
+    return workspace
+
+
+def labels(workspace, name):
+    return workspace.object_set.get_objects(name).segmented
+
+
+def scores(workspace, name):
+    return [round(float(score), 2) for score in workspace.measurements[name, "EVICAN_Score"]]
+
+
+def values(workspace, name, feature):
+    return list(workspace.measurements[name, feature])
+
+
+class TestObjects:
+    def test_objects_measurements_and_parents_agree(self, plugin, fixed):
+        workspace = run(plugin, settings=KEEP_ALL)
+        assert scores(workspace, "Cells") == [0.95, 0.85, 0.75, 0.55]
+        assert scores(workspace, "Nuclei") == [0.90, 0.80, 0.70, 0.60, 0.52]
+        for name, count in (("Cells", 4), ("Nuclei", 5)):
+            assert set(np.unique(labels(workspace, name))) == set(range(count + 1))
+            assert workspace.measurements["Image", f"Count_{name}"] == count
+            assert values(workspace, name, "Number_Object_Number") == list(range(1, count + 1))
+        assert values(workspace, "Nuclei", "Location_Center_X")[0] == 27
+        assert values(workspace, "Nuclei", "Parent_Cells") == [1, 2, 1, 0, 4]
+        assert values(workspace, "Cells", "Children_Nuclei_Count") == [2, 1, 0, 1]
+
+    def test_settings_reach_the_network(self, plugin, fixed):
+        workspace = run(plugin, settings={**KEEP_ALL, "cell_confidence": 0.8, "nucleus_confidence": 0.65})
+        assert fixed.options["confidence"] == {"Cell": 0.8, "Nucleus": 0.65}
+        assert fixed.options["cell_diameter"] is None
+        assert scores(workspace, "Cells") == [0.95, 0.85]
+        assert scores(workspace, "Nuclei") == [0.90, 0.80, 0.70]
+        run(plugin, settings={"scale": plugin.SCALE_DIAMETER, "cell_diameter": 33.5})
+        assert fixed.options["cell_diameter"] == 33.5
+
+    @pytest.mark.parametrize(
+        "settings, cells, nuclei",
+        [
+            (
+                {"smallest_cell": 50},
+                [0.95, 0.85, 0.75],
+                [0.9, 0.8, 0.7, 0.6],
+            ),  # the nucleus goes with its cell
+            ({"smallest_nucleus": 20}, [0.95, 0.85, 0.75, 0.55], [0.9, 0.8, 0.7, 0.6]),  # the cell stays
+            ({"discard_border": True}, [0.95, 0.75, 0.55], [0.9, 0.7, 0.6, 0.52]),
+            ({"nuclei_outside": "Discard"}, [0.95, 0.85, 0.75, 0.55], [0.9, 0.8, 0.7, 0.52]),
+            ({"cells_without": "Discard"}, [0.95, 0.85, 0.55], [0.9, 0.8, 0.7, 0.6, 0.52]),
+            ({"smallest_nucleus": 20, "cells_without": "Discard"}, [0.95, 0.85], [0.9, 0.8, 0.7, 0.6]),
+            (
+                {"discard_border": True, "nuclei_outside": "Discard", "cells_without": "Discard"},
+                [0.95, 0.55],
+                [0.9, 0.7, 0.52],
+            ),
+            ({"smallest_cell": 10**6, "nuclei_outside": "Discard"}, [], []),
+        ],
+    )
+    def test_filters(self, plugin, fixed, settings, cells, nuclei):
+        workspace = run(plugin, settings={**KEEP_ALL, **settings})
+        assert scores(workspace, "Cells") == cells
+        assert scores(workspace, "Nuclei") == nuclei
+
+    def test_parents_are_renumbered_with_the_objects_that_stay(self, plugin, fixed):
+        workspace = run(plugin, settings={**KEEP_ALL, "discard_border": True})
+        assert values(workspace, "Nuclei", "Parent_Cells") == [1, 1, 0, 3]
+        assert values(workspace, "Cells", "Children_Nuclei_Count") == [2, 0, 1]
+
+    def test_mask_cuts_objects_and_its_edge_is_a_border(self, plugin, fixed):
+        mask = np.zeros(SHAPE, bool)
+        mask[:, :80] = True  # cuts the third cell, and all of the small one
+        workspace = run(plugin, settings=KEEP_ALL, mask=mask)
+        assert scores(workspace, "Cells") == [0.95, 0.85, 0.75]
+        assert not labels(workspace, "Cells")[~mask].any()
+        assert scores(run(plugin, mask=mask), "Cells") == [0.95]
+        assert run(plugin, mask=np.zeros(SHAPE, bool)).measurements["Image", "Count_Cells"] == 0
+
+    def test_crop_is_honoured(self, plugin, fixed):
+        from cellprofiler_core.image import Image
+
+        whole = Image(np.zeros((200, 200), np.float32))
+        crop_mask = np.zeros((200, 200), bool)
+        crop_mask[20:120, 30:150] = True
+        workspace = run(plugin, settings=KEEP_ALL, parent_image=whole, crop_mask=crop_mask)
+        assert labels(workspace, "Cells").shape == SHAPE
+        assert scores(workspace, "Cells") == [0.95, 0.85, 0.75, 0.55]
+        assert workspace.object_set.get_objects("Cells").crop_image_similarly(crop_mask).shape == SHAPE
+
+    def test_discarded_objects_still_count_as_neighbors(self, plugin, fixed):
+        objects = run(plugin).object_set.get_objects("Cells")
+        assert len(np.unique(objects.segmented)) < len(np.unique(objects.small_removed_segmented)) == 5
+
+
+class TestMeasurements:
+    @pytest.mark.parametrize("record", [True, False])
+    @pytest.mark.parametrize("minimum", [0.05, 0.99])  # 0.99: no objects at all
+    def test_what_is_declared_is_what_is_written(self, plugin, fixed, record, minimum):
+        settings = {"record_parents": record, "cell_confidence": minimum, "nucleus_confidence": minimum}
+        workspace = run(plugin, settings=settings)
+        module, measurements = workspace.module, workspace.measurements
+        declared = {column[:2] for column in module.get_measurement_columns(workspace.pipeline)}
+        written = {
+            (name, feature)
+            for name in ("Cells", "Nuclei", "Image")
+            for feature in measurements.get_feature_names(name)
+            if name != "Image" or feature.startswith("Count_")
+        }
+        assert written == declared
+        listed = {
+            (name, f"{category}_{feature}")
+            for name in ("Cells", "Nuclei", "Image")
+            for category in module.get_categories(workspace.pipeline, name)
+            for feature in module.get_measurements(workspace.pipeline, name, category)
+        }
+        assert listed == declared
+        assert module.get_categories(workspace.pipeline, "Other") == []
+        assert module.get_measurements(workspace.pipeline, "Other", "Location") == []
+        assert ("Nuclei", "Parent_Cells") in declared or not record
+        for name, feature in written - {("Image", "Count_Cells"), ("Image", "Count_Nuclei")}:
+            assert len(values(workspace, name, feature)) == measurements["Image", f"Count_{name}"]
+
+    @pytest.mark.parametrize("record", [True, False])
+    def test_relationships(self, plugin, fixed, record):
+        workspace = run(plugin, settings={**KEEP_ALL, "record_parents": record})
+        groups = workspace.measurements.get_relationship_groups()
+        declared = workspace.module.get_object_relationships(workspace.pipeline)
+        if not record:
+            assert groups == [] and declared == []
+            return
+        (group,) = groups
+        assert (group.relationship, group.object_name1, group.object_name2) == declared[0][:3]
+        pairs = workspace.measurements.get_relationships(1, "Parent", "Cells", "Nuclei")
+        assert sorted(zip(pairs["ObjectNumber_First"], pairs["ObjectNumber_Second"])) == [
+            (1, 1), (1, 3), (2, 2), (4, 5),
+        ]  # fmt: skip
+
+
+class TestNetwork:
+    """With the bundled weights. Expectations leave room for retraining."""
+
+    def test_one_cell(self, plugin, network, plate_image):
+        pixels = ONE_CELL(plate_image)
+        workspace = run(plugin, pixels / np.float32(255))
+        assert 1 <= labels(workspace, "Cells").max() <= 2
+        height, width = pixels.shape
+        assert labels(workspace, "Cells")[height // 2, width // 2] > 0
+
+    def test_image_without_contrast_has_no_objects(self, plugin, network):
+        workspace = run(plugin, np.full((200, 300), 0.5, np.float32))
+        for name in ("Cells", "Nuclei"):
+            assert not labels(workspace, name).any()
+            assert workspace.measurements["Image", f"Count_{name}"] == 0
+            assert values(workspace, name, "EVICAN_Score") == []
+
+    def test_tiny_image(self, plugin, network, plate_image):
+        workspace = run(plugin, plate_image("C05")[100:130, 100:140] / np.float32(255))
+        assert labels(workspace, "Cells").shape == (30, 40)
+
+    def test_bit_depth_does_not_matter(self, plugin, network, plate_image):
+        pixels = plate_image("D05")
+        eight = run(plugin, pixels, KEEP_ALL)
+        sixteen = run(plugin, pixels.astype(np.uint16) * 257, KEEP_ALL)
+        assert labels(eight, "Cells").max() > 0
+        for name in ("Cells", "Nuclei"):
+            assert (labels(eight, name) == labels(sixteen, name)).all()
+
+    def test_grey_image_in_three_channels(self, plugin, network, plate_image):
+        pixels = plate_image("D05") / np.float32(255)
+        grey, rgb = run(plugin, pixels), run(plugin, np.dstack([pixels] * 3))
+        assert (labels(grey, "Cells") == labels(rgb, "Cells")).all()
+
+    def test_mask(self, plugin, network, plate_image):
+        pixels = plate_image("D05") / np.float32(255)
+        mask = np.zeros(pixels.shape, bool)
+        mask[:, : pixels.shape[1] // 2] = True
+        workspace = run(plugin, pixels, KEEP_ALL, mask=mask)
+        for name in ("Cells", "Nuclei"):
+            assert not labels(workspace, name)[~mask].any()
+            count = workspace.measurements["Image", f"Count_{name}"]
+            assert count == labels(workspace, name).max() == len(np.unique(labels(workspace, name))) - 1
+
+    def test_filters_and_parents_on_a_real_image(self, plugin, network, plate_image):
+        pixels = plate_image("B04") / np.float32(255)
+        everything = run(plugin, pixels, KEEP_ALL)
+        strict = {"discard_border": True, "nuclei_outside": "Discard", "cells_without": "Discard"}
+        some = run(plugin, pixels, {**KEEP_ALL, **strict})
+        assert 0 < labels(some, "Cells").max() < labels(everything, "Cells").max()
+        for workspace in (everything, some):
+            cells, nuclei = labels(workspace, "Cells"), labels(workspace, "Nuclei")
+            for number, parent in enumerate(values(workspace, "Nuclei", "Parent_Cells"), 1):
+                below = np.bincount(cells[nuclei == number], minlength=cells.max() + 1)
+                if parent > 0:
+                    assert below[1:].argmax() + 1 == parent and below[parent] * 2 >= below.sum()
+                else:
+                    assert (below[1:] * 2 < below.sum()).all()
+        edges = [labels(some, "Cells")[i] for i in ((0,), (-1,), (slice(None), 0), (slice(None), -1))]
+        assert not any(edge.any() for edge in edges)
+        assert min(values(some, "Nuclei", "Parent_Cells")) > 0
+        assert min(values(some, "Cells", "Children_Nuclei_Count")) > 0
+        assert min(values(everything, "Cells", "EVICAN_Score")) >= 0.5
+        sure = run(plugin, pixels, {**KEEP_ALL, "cell_confidence": 0.9})
+        assert labels(sure, "Cells").max() < labels(everything, "Cells").max()
+
+    def test_model_is_loaded_once_and_a_replaced_file_again(self, plugin, network, tmp_path, monkeypatch):
+        import evican_model
+        from evican_model.weights import check
+
+        path = check("bundled").path
+        for suffix in (".h5", ".json"):
+            (tmp_path / f"mine{suffix}").write_bytes(path.with_suffix(suffix).read_bytes())
+        loaded = []
+        load = evican_model.load_model
+        monkeypatch.setattr(
+            evican_model, "load_model", lambda weights: loaded.append(weights) or load(weights)
+        )
+        monkeypatch.setattr(plugin, "_MODELS", {})
+        settings = weights_file(plugin, tmp_path, "mine.h5")
+        for _ in range(2):
+            run(plugin, np.zeros((64, 64), np.float32), settings)
+        assert loaded == [str(tmp_path / "mine.h5")]
+        os.utime(tmp_path / "mine.h5", (1, 1))
+        run(plugin, np.zeros((64, 64), np.float32), settings)
+        assert len(loaded) == 2
+
+
+def ONE_CELL(plate_image):
+    """Return a real image that shows one whole cell, uint8 [180, 180]."""
+    return plate_image("C05")[55:235, 205:385]
+
+
+def write_image(path, pixels):
+    import tifffile
+    from PIL import Image
+
+    if path.name == "big.tif":
+        tifffile.imwrite(path, pixels, bigtiff=True, metadata=None)
+    elif path.name == "compressed.tif":
+        Image.fromarray(pixels).save(path, compression="tiff_lzw")
+    else:
+        Image.fromarray(pixels).save(path)
+    return path
+
+
+def weights_file(plugin, folder, name):
+    return {"model": plugin.MODEL_FILE, "weights_directory": f"Elsewhere...|{folder}", "weights_file": name}
+
+
+class TestBadInput:
+    def test_color_image(self, plugin, fixed):
+        color = np.random.default_rng(0).random((*SHAPE, 3)).astype(np.float32)
+        with pytest.raises(ValueError, match="Unstained.*field.png.*color.*ColorToGray"):
+            run(plugin, color, path_name="folder", file_name="field.png")
+
+    def test_3d_image(self, plugin, fixed):
+        with pytest.raises(ValueError, match="2D images only.*Unstained.*3D"):
+            run(plugin, np.zeros((5, *SHAPE), np.float32), dimensions=3)
+
+    def test_nan_names_the_image(self, plugin, network):
+        pixels = np.zeros(SHAPE, np.float32)
+        pixels[3, 4] = np.nan
+        with pytest.raises(ValueError, match="Unstained.*field.tif.*NaN"):
+            run(plugin, pixels, path_name="folder", file_name="field.tif")
+
+    @pytest.mark.parametrize(
+        "make_settings, message",
+        [
+            (lambda plugin, folder: weights_file(plugin, folder, "absent.h5"), "absent.h5"),
+            (lambda plugin, folder: weights_file(plugin, folder, "text.h5"), r"text\.(h5|json)"),
+            (lambda plugin, folder: weights_file(plugin, folder, "None"), "Choose a weights file"),
+            (lambda plugin, folder: {"cell_confidence": "2.5"}, "Minimum confidence for cells.*2.5"),
+            (lambda plugin, folder: {"smallest_cell": "many"}, "Smallest cell area"),
+            (lambda plugin, folder: {"nuclei_outside": "Perhaps"}, "Nuclei outside cells.*Perhaps"),
+            (lambda plugin, folder: {"nuclei_name": "Cells"}, "Cells"),
+        ],
+    )
+    def test_settings_are_checked_before_a_run(self, plugin, tmp_path, make_settings, message):
+        (tmp_path / "text.h5").write_text("not HDF5")
+        (tmp_path / "text.json").write_text("{}")
+        module, workspace = make(plugin, np.zeros(SHAPE), make_settings(plugin, tmp_path))
+        with pytest.raises(ValueError, match=message):
+            module.prepare_run(workspace)
+
+    def test_wrong_weights_are_marked_in_the_window(self, plugin, tmp_path):
+        from cellprofiler_core.setting import ValidationError
+
+        module, workspace = make(plugin, np.zeros(SHAPE), weights_file(plugin, tmp_path, "absent.h5"))
+        with pytest.raises(ValidationError, match="absent.h5"):
+            module.validate_module(workspace.pipeline)
+
+    def test_3d_pipeline_is_stopped_before_the_run(self, plugin):
+        module, workspace = make(plugin, np.zeros(SHAPE), {})
+        workspace.pipeline.volumetric = lambda: True
+        with pytest.raises(ValueError, match="2D images only.*Process as 3D"):
+            module.prepare_run(workspace)
+
+    @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "compressed.tif", "big.tif"])
+    def test_files_that_are_cut_short(self, plugin, plate_image, tmp_path, name):
+        path = write_image(tmp_path / name, plate_image("D05"))
+        assert plugin._problem_of_file(path) is None
+        whole = path.read_bytes()
+        for length in (0, 6, len(whole) * 6 // 10, len(whole) - 1):
+            path.write_bytes(whole[:length])
+            assert name in (plugin._problem_of_file(path) or "not found"), length
+        path.write_bytes(whole + b"some software appends bytes")
+        assert plugin._problem_of_file(path) is None
+        path.unlink()
+        assert "cannot be opened" in plugin._problem_of_file(path)
+
+    def test_files_are_checked_before_the_first_image(self, plugin, plate_image, tmp_path):
+        names = [f"{number}.png" for number in (1, 2, 3, 4)]
+        for name in names:
+            write_image(tmp_path / name, plate_image("D05"))
+        (tmp_path / "3.png").write_bytes(b"")
+        module, workspace = make(plugin, np.zeros(SHAPE), {})
+        for number, name in enumerate(names, 1):
+            url = (tmp_path / name).as_uri()
+            workspace.measurements.add_measurement("Image", "URL_Unstained", url, image_set_number=number)
+        with pytest.raises(ValueError, match="image set 3.*3.png.*truncated"):
+            module.prepare_group(workspace, {}, [1, 2, 3, 4])
+        module.prepare_group(workspace, {}, [1, 2, 4])
+
+    def test_missing_package_is_explained(self, plugin, monkeypatch):
+        monkeypatch.setitem(sys.modules, "evican_model", None)
+        module, workspace = make(plugin, np.zeros(SHAPE), {})
+        with pytest.raises(ImportError, match="evican_model.*pip install"):
+            module.prepare_run(workspace)
+
+    def test_listing_and_checking_the_module_does_not_load_tensorflow(self, network):
+        program = (
+            "import sys; sys.path[:0] = ['plugins', '.']\n"
+            "import cellprofiler_core.preferences as p; p.set_headless()\n"
+            "import segmentevican\n"
+            "module = segmentevican.SegmentEVICAN()\n"
+            "module._check_model()\n"
+            "assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules\n"
+        )
+        subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+class TestSettings:
+    def test_order_is_the_one_saved_in_pipelines(self, plugin):
+        # Pipelines hold values by position: append, and raise variable_revision_number, or old ones break.
+        assert [setting.text for setting in plugin.SegmentEVICAN().settings()] == [
+            "Select the input image",
+            "Name the cell objects",
+            "Name the nucleus objects",
+            "Select the model",
+            "Select the folder of the weights file",
+            "Name of the weights file",
+            "Minimum confidence for cells",
+            "Minimum confidence for nuclei",
+            "How to set the object scale",
+            "Typical cell diameter (pixels)",
+            "Smallest cell area (pixels)",
+            "Smallest nucleus area (pixels)",
+            "Discard objects touching the border of the image?",
+            "Nuclei outside cells",
+            "Cells without a nucleus",
+            "Record the parent cell of each nucleus?",
+        ]
+        assert plugin.SegmentEVICAN.variable_revision_number == 1
+
+    def test_only_settings_that_matter_are_visible(self, plugin):
+        module = plugin.SegmentEVICAN()
+        hidden = [module.weights_directory, module.weights_file, module.cell_diameter]
+        assert [s for s in module.settings() if s not in module.visible_settings()] == hidden
+        module.model.value, module.scale.value = plugin.MODEL_FILE, plugin.SCALE_DIAMETER
+        assert module.visible_settings() == module.settings() == module.help_settings()
+
+    def test_help(self, plugin):
+        module = plugin.SegmentEVICAN()
+        page = module.get_help()
+        for text in ("Supports 2D?", "EVICAN_Score", "Schwendy", *(s.text for s in module.settings())):
+            assert text in page
+        assert "System Message" not in page  # how docutils marks an error in the page
+        assert all(len(setting.doc) > 40 for setting in module.settings())
+        assert not module.volumetric() and module.is_object_identification_module()
+
+    def test_round_trip(self, plugin):
+        from cellprofiler_core.pipeline import Pipeline
+
+        module, workspace = make(
+            plugin, np.zeros(SHAPE), {"cell_confidence": 0.25, "nuclei_outside": "Discard"}
+        )
+        module.weights_directory.value = "Default Input Folder sub-folder|models"
+        text = io.StringIO()
+        workspace.pipeline.dump(text, save_image_plane_details=False)
+        copy = Pipeline()
+        copy.load(io.StringIO(text.getvalue()))
+        (read,) = copy.modules()
+        assert [s.value for s in read.settings()] == [s.value for s in module.settings()]
+
+    def test_pipeline_of_a_newer_module_is_refused(self, plugin):
+        module = plugin.SegmentEVICAN()
+        old = [setting.value_text for setting in module.settings()]
+        assert module.upgrade_settings(old, 1, "SegmentEVICAN") == (old, 1)
+        with pytest.raises(ValueError, match="newer SegmentEVICAN.*revision 2"):
+            module.upgrade_settings(old, 2, "SegmentEVICAN")
+
+    def test_weights_folder_is_renamed_for_a_cluster(self, plugin, tmp_path):
+        module, workspace = make(plugin, np.zeros(SHAPE), weights_file(plugin, "/here/models", "mine.h5"))
+        assert module.prepare_to_create_batch(workspace, lambda path, **_: path.replace("/here", "/there"))
+        assert module.weights_directory.custom_path == "/there/models"
+
+
+class AggFigure:
+    """Draws what CellProfiler's window draws, without a screen."""
+
+    def set_subplots(self, shape):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        self.figure = Figure()
+        self.canvas = FigureCanvasAgg(self.figure)
+        self.axes = self.figure.subplots(shape[1], shape[0])
+        self.titles, self.table = [], None
+
+    def subplot_imshow_grayscale(self, x, y, image, title=None, cplabels=(), sharexy=None):
+        axes = self.axes[y, x]
+        axes.imshow(image, cmap="gray")
+        for entry in cplabels:
+            for plane in entry["labels"]:
+                axes.contour(plane > 0, levels=[0.5])
+        self.titles.append(title)
+        return axes
+
+    def subplot_table(self, x, y, statistics, col_labels=None):
+        self.axes[y, x].table([[str(value) for value in row] for row in statistics], colLabels=col_labels)
+        self.table = [col_labels, *statistics]
+
+
+def test_display(plugin, fixed, tmp_path):
+    module, workspace = make(plugin, np.random.default_rng(0).random(SHAPE).astype(np.float32), {})
+    module.show_window = True
+    module.run(workspace)
+    figure = AggFigure()
+    module.display(workspace, figure)
+    figure.canvas.print_png(tmp_path / "window.png")
+    assert figure.titles == [IMAGE, "Cells outlines", "Nuclei outlines"]
+    assert figure.table == [
+        ["Objects", "Count", "Discarded", "Median area", "Median score"],
+        ["Cells", 2, 2, "1250", "0.85"],
+        ["Nuclei", 3, 2, "100", "0.70"],
+    ]
