@@ -475,8 +475,8 @@ background is outlined, raise it (0.7). The score of each object is measured as
             workspace.display_data.pixels = image.pixel_data
             workspace.display_data.labels = {c: objects[c].segmented for c in objects}
             workspace.display_data.statistics = [
-                [name, *_summary(kept.areas(category), kept.scores(category), found.count(category))]
-                for category, name in self._names()
+                _summary(kept.areas(category), kept.scores(category), found.count(category))
+                for category, _ in self._names()
             ]
 
     def _names(self):
@@ -585,7 +585,11 @@ background is outlined, raise it (0.7). The score of each object is measured as
                 sharexy=axes,
             )
         figure.subplot_table(
-            1, 1, data.statistics, col_labels=["Objects", "Count", "Discarded", "Median area", "Median score"]
+            1,
+            1,
+            list(zip(*data.statistics)),
+            col_labels=[name for _, name in self._names()],
+            row_labels=["Count", "Discarded", "Median area", "Median score"],
         )
 
     # What CellProfiler asks about the measurements

@@ -514,9 +514,10 @@ class AggFigure:
         self.titles.append(title)
         return axes
 
-    def subplot_table(self, x, y, statistics, col_labels=None):
-        self.axes[y, x].table([[str(value) for value in row] for row in statistics], colLabels=col_labels)
-        self.table = [col_labels, *statistics]
+    def subplot_table(self, x, y, statistics, col_labels=None, row_labels=None):
+        cells = [[str(value) for value in row] for row in statistics]
+        self.axes[y, x].table(cells, rowLabels=row_labels, colLabels=col_labels)
+        self.table = {label: list(row) for label, row in zip(["", *row_labels], [col_labels, *statistics])}
 
 
 def test_display(plugin, fixed, tmp_path):
@@ -527,8 +528,10 @@ def test_display(plugin, fixed, tmp_path):
     module.display(workspace, figure)
     figure.canvas.print_png(tmp_path / "window.png")
     assert figure.titles == [IMAGE, "Cells outlines", "Nuclei outlines"]
-    assert figure.table == [
-        ["Objects", "Count", "Discarded", "Median area", "Median score"],
-        ["Cells", 2, 2, "1250", "0.85"],
-        ["Nuclei", 3, 2, "100", "0.70"],
-    ]
+    assert figure.table == {
+        "": ["Cells", "Nuclei"],
+        "Count": [2, 3],
+        "Discarded": [2, 2],
+        "Median area": ["1250", "100"],
+        "Median score": ["0.85", "0.70"],
+    }
