@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Mapping
 
@@ -11,6 +10,7 @@ import numpy as np
 from evican_model import weights as weights_file
 from evican_model.errors import EvicanError
 from evican_model.instances import Instances, paste_masks
+from evican_model.runtime import start_tensorflow, without_chatter
 from evican_model.scaling import GREY, choose_scale, normalise, resize, to_grey
 from evican_model.tiling import Tile, merge_tiles, plan_tiles
 
@@ -36,7 +36,7 @@ def load_model(weights: str | Path = "bundled") -> Model:
         If there is no such file, or it does not fit; never are other weights taken instead.
     """
     info = weights_file.check(weights)  # before TensorFlow: a wrong path is answered at once
-    _quiet_tensorflow()
+    tf = start_tensorflow()
     from evican_model.network import MaskRCNN
 
     network = MaskRCNN(info.config)
@@ -44,6 +44,8 @@ def load_model(weights: str | Path = "bundled") -> Model:
     tensors = weights_file.read_tensors(info.path, {name: tuple(v.shape) for name, v in variables.items()})
     for name, variable in variables.items():
         variable.assign(tensors[name])
+    with without_chatter():  # the one trace that serves all sizes is made here, not in the user's first image
+        network.detect(tf.zeros([1, info.config.strides[-1], info.config.strides[-1], 3]))
     return Model(network, info)
 
 
@@ -106,8 +108,29 @@ class Model:
         EvicanError
             If a parameter is out of its range.
         """
+        self._confidences(confidence)  # a wrong one is said before the work
+        return self.resolve(self.detect(image, cell_diameter=cell_diameter), confidence=confidence, mask=mask)
+
+    def resolve(
+        self,
+        found: Instances,
+        *,
+        confidence: float | Mapping[str, float] | None = None,
+        mask: np.ndarray | None = None,
+    ) -> Instances:
+        """Turn what `detect` found into what `segment` returns: confident, not doubled, not overlapping.
+
+        Parameters
+        ----------
+        found : Instances
+        confidence, mask
+            As for `segment`.
+
+        Returns
+        -------
+        Instances
+        """
         least = self._confidences(confidence)
-        found = self.detect(image, minimum_score=float(least.min()), cell_diameter=cell_diameter)
         found = found.select(found.all_scores >= least[found.category_ids - 1])
         if mask is not None:
             mask = np.asarray(mask, bool)
@@ -157,12 +180,10 @@ class Model:
         found = self.network.detect(tf.constant(np.repeat(canvas[None, :, :, None], 3, -1)))
         boxes, masks = found["boxes"].numpy(), found["masks"].numpy()
         back = np.array([height / rows, width / columns] * 2, np.float32)
-        corner = np.array([tile.y1, tile.x1] * 2, np.float32)
-        boxes, crops = paste_masks(masks, boxes * back + corner, levels.shape)
-        whole = Instances(
-            levels.shape, self.config.categories, found["category_ids"].numpy(), found["scores"].numpy(), boxes, crops
-        )
-        return whole.select(whole.areas() > 0)
+        boxes, crops = paste_masks(masks, boxes * back, (height, width))
+        category_ids, scores = found["category_ids"].numpy(), found["scores"].numpy()
+        inside = Instances((height, width), self.config.categories, category_ids, scores, boxes, crops)
+        return inside.select(inside.areas() > 0).shifted(tile.y1, tile.x1, levels.shape)
 
     def _confidences(self, confidence) -> np.ndarray:
         """The least score of each category [categories]."""
@@ -178,16 +199,3 @@ class Model:
         if not ((least >= 0) & (least <= 1)).all():
             raise EvicanError(f"confidence is {dict(confidence)}; expected values from 0 to 1.")
         return least
-
-
-def _quiet_tensorflow() -> None:
-    """Import TensorFlow without its chatter, and let it share a GPU: by default it takes all of its memory."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow as tf
-
-    tf.get_logger().setLevel("ERROR")
-    for gpu in tf.config.list_physical_devices("GPU"):
-        try:
-            tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError:
-            pass  # the GPU is in use already by the calling program, which then decided this itself

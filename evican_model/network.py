@@ -114,7 +114,8 @@ class MaskRCNN(tf.Module):
         sample = {key: tf.concat([s[key] for s in samples], 0) for key in samples[0]}
         truth = {key: tf.concat([m[key] for m in matched], 0) for key in matched[0]}
         pooled = self.align(pyramid, sample["rois"], self.config.box_pool, sample["batch_index"])
-        class_loss, box_loss = roi.roi_loss(*self.box_head(pooled), sample, truth, self.config)
+        logits, refinements = self.box_head(pooled)
+        class_loss, box_loss = roi.roi_loss(logits, refinements, sample, truth, self.config)
 
         # The positive ROIs stand first in each image's share.
         first = tf.concat([tf.range(training.positive_rois) + i * training.rois for i in range(len(samples))], 0)

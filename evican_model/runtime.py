@@ -1,0 +1,75 @@
+"""TensorFlow as a guest in somebody's program: it shares the GPU and keeps its chatter to itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from typing import Iterator
+
+__all__ = ["start_tensorflow", "without_chatter"]
+
+# What TensorFlow prints at start and at the first trace, whatever log level it is told, and that nobody can act on.
+_CHATTER = (
+    "op_level_cost_estimator.cc",
+    "absl::InitializeLog",
+    "computation_placer.cc",
+    "cpu_feature_guard.cc",
+    "cuda_",
+    "oneDNN custom operations are on",
+    "port.cc",
+    "rebuild TensorFlow with the appropriate compiler flags",
+    "Could not find cuda drivers",
+)
+
+
+def start_tensorflow():
+    """Import TensorFlow, quietly, and let it share a GPU (by default it takes all the memory of each).
+
+    Returns
+    -------
+    module
+        ``tensorflow``.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with without_chatter():
+        import tensorflow as tf
+
+        tf.get_logger().setLevel("ERROR")
+        for gpu in tf.config.list_physical_devices("GPU"):
+            # Refused once the GPU is in use: the calling program has then decided this itself.
+            with contextlib.suppress(RuntimeError):
+                tf.config.experimental.set_memory_growth(gpu, True)
+    return tf
+
+
+@contextlib.contextmanager
+def without_chatter() -> Iterator[None]:
+    """Hold back what is written to the process's standard error, and pass it on without TensorFlow's chatter.
+
+    The messages come from C++, so the file descriptor itself is caught. Where there is none (a program with windows
+    only), nothing is done.
+    """
+    try:
+        original = os.dup(2)
+    except OSError:
+        yield
+        return
+    with tempfile.TemporaryFile() as caught:
+        sys.stderr.flush() if sys.stderr else None
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush() if sys.stderr else None
+            os.dup2(original, 2)
+            os.close(original)
+            caught.seek(0)
+            kept = [line for line in caught.read().splitlines(keepends=True) if not _is_chatter(line)]
+            os.write(2, b"".join(kept))
+
+
+def _is_chatter(line: bytes) -> bool:
+    text = line.decode("utf-8", "replace")
+    return any(mark in text for mark in _CHATTER)
