@@ -217,5 +217,7 @@ class TestShippedPipelines:
 
         pipeline = Pipeline()
         pipeline.load(str(ROOT / "pipelines" / "morphology.cppipe"))
-        for module in pipeline.modules():
+        for module in pipeline.modules()[
+            4:
+        ]:  # those before, which version 4 checks in Java, prove it by running
             module.test_valid(pipeline)
