@@ -212,6 +212,9 @@ class TestShippedPipelines:
             assert list(csv.DictReader(file)) == pipelines.load_data_rows()
         assert len(NAMES) == 12
 
+    @pytest.mark.skipif(
+        VERSION == 4, reason="version 4 checks Metadata in a Java machine that only its command starts"
+    )
     def test_modules_are_valid(self, pipelines):
         from cellprofiler_core.pipeline import Pipeline
 
