@@ -111,13 +111,12 @@ def sample_rois(proposals, truth, network: NetworkConfig, training: TrainConfig)
     """
     real = truth["category_ids"] > 0
     candidates = tf.concat([proposals, tf.boolean_mask(truth["boxes"], real)], 0)
-    # With neither a proposal nor an object there must still be a row to gather from.
-    candidates = tf.concat([candidates, tf.constant([[0.0, 0.0, 16.0, 16.0]])], 0)
+    candidates = tf.concat([candidates, tf.zeros([1, 4])], 0)  # a row to gather from where there is no other
     iou = boxes.pairwise_iou(candidates, truth["boxes"])  # [n, instances]
     best, match = tf.reduce_max(iou, 1), tf.argmax(iou, 1)
     positive = best >= training.positive_roi_iou
     positive_rows = _draw(positive, training.positive_rois)
-    negative_rows = _draw(~positive, training.rois - training.positive_rois)
+    negative_rows = _draw(~positive & (boxes.area(candidates) > 0), training.rois - training.positive_rois)
     rows = tf.concat([positive_rows, negative_rows], 0)  # [rois], -1: empty
     used, rows = rows >= 0, tf.maximum(rows, 0)
 

@@ -1,0 +1,198 @@
+"""The public face with the bundled weights: any grey image in, linked cells and nuclei out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import evican_model
+from evican_model.errors import EvicanError, ImageError, WeightsError
+from evican_model.scaling import GREY, normalise, resize, to_grey
+
+
+@pytest.fixture(scope="module")
+def model():
+    return evican_model.load_model()
+
+
+@pytest.fixture(scope="module")
+def image(plate_image):
+    """The example with the most objects of middling size."""
+    return plate_image("D02")
+
+
+def test_importing_the_package_does_not_load_tensorflow():
+    code = "import sys, evican_model, evican_model.weights; print('tensorflow' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+
+
+def test_loading_and_segmenting_is_silent():
+    code = "import evican_model as e, numpy as n; e.load_model().segment(n.eye(100))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (out.stdout, out.stderr) == ("", "")
+
+
+def test_cells_and_nuclei_are_found_and_linked(model, image):
+    found = model.segment(image)
+    assert found.shape == image.shape
+    assert found.count("Cell") >= 3 and found.count("Nucleus") >= 3
+    for category in ("Cell", "Nucleus"):
+        labels = found.labels(category)
+        assert labels.dtype == np.int32 and labels.shape == image.shape
+        assert labels.max() == found.count(category) == len(found.scores(category))
+        np.testing.assert_array_equal(np.bincount(labels.ravel())[1:], found.areas(category))
+        assert (np.diff(found.scores(category)) <= 0).all() and found.scores(category).min() >= model.config.confidence
+    parents = found.parents()
+    assert (parents > 0).any() and parents.max() <= found.count("Cell")
+
+
+@pytest.mark.parametrize("kind", ["uint16", "float", "colour", "alpha", "dimmed"])
+def test_how_an_image_is_stored_does_not_matter(model, image, kind):
+    stored = {
+        "uint16": image.astype(np.uint16) * 257,
+        "float": image / 255.0,
+        "colour": np.repeat(image[..., None], 3, -1),
+        "alpha": np.concatenate([np.repeat(image[..., None], 3, -1), np.full((*image.shape, 1), 255, np.uint8)], -1),
+        "dimmed": image * 10.0 - 300,
+    }[kind]
+    for category in ("Cell", "Nucleus"):
+        a, b = model.segment(image).labels(category), model.segment(stored).labels(category)
+        assert ((a > 0) == (b > 0)).mean() > 0.995
+
+
+def test_objects_stay_inside_the_mask(model, image):
+    mask = np.zeros(image.shape, bool)
+    mask[: image.shape[0] // 2] = True
+    found = model.segment(image, mask=mask)
+    assert 0 < found.count("Cell") < model.segment(image).count("Cell") + 1
+    assert not found.labels("Cell")[~mask].any()
+
+
+def test_confidence_can_differ_by_category(model, image):
+    loose = model.segment(image, confidence=0.3)
+    strict = model.segment(image, confidence={"Cell": 0.9, "Nucleus": 0.3})
+    assert strict.count("Cell") <= loose.count("Cell")
+    assert strict.scores("Cell").min(initial=1) >= 0.9
+    assert (model.segment(image, confidence=1.0).all_scores >= 1).all()
+
+
+def test_detect_keeps_weak_and_overlapping_objects(model, image):
+    assert len(model.detect(image)) >= len(model.segment(image))
+    assert model.detect(image, minimum_score=0.4).all_scores.min() >= 0.4
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 300), (30, 40), (64, 64), (65, 129)])
+def test_any_size_works(model, shape):
+    noise = np.random.default_rng(0).normal(100, 5, shape)
+    found = model.segment(noise)
+    assert found.shape == shape and found.labels("Cell").shape == shape
+
+
+def test_an_image_without_contrast_has_no_objects(model):
+    for value in (0, 255):
+        assert len(model.detect(np.full((200, 100), value, np.uint8))) == 0
+
+
+def test_a_large_image_is_tiled_and_equals_the_untiled_one(model, image):
+    """Four copies side by side need several tiles; away from the seams each copy has the objects of one."""
+    alone = model.segment(np.pad(image, 60, mode="reflect"), cell_diameter=60)
+    tall = np.pad(image, 60, mode="reflect")
+    copies = int(np.ceil(3 * model.config.tile / tall.shape[0]))
+    many = model.segment(np.concatenate([tall] * copies), cell_diameter=60)
+    assert many.shape[0] > 2 * model.config.tile
+    middle = copies // 2 * tall.shape[0]
+    inner = slice(middle + 60, middle + tall.shape[0] - 60)
+    for category in ("Cell", "Nucleus"):
+        a, b = alone.labels(category)[60:-60], many.labels(category)[inner]
+        assert ((a > 0) == (b > 0)).mean() > 0.97
+        assert abs(len(np.unique(a)) - len(np.unique(b))) <= 1
+
+
+def test_same_image_same_result(model, image):
+    a, b = model.segment(image), model.segment(image)
+    np.testing.assert_array_equal(a.labels("Cell"), b.labels("Cell"))
+    np.testing.assert_array_equal(a.all_scores, b.all_scores)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (np.zeros((3, 40, 40)), r"\(3, 40, 40\).*one plane"),
+        (np.zeros((2, 3, 40, 40)), "one plane"),
+        (np.zeros((0, 40)), "no pixels"),
+        (np.full((40, 40), np.nan), "1600 pixels that are NaN"),
+        (np.array([["a"]]), "expected integers or floats"),
+        (np.zeros((40, 40), complex), "expected integers or floats"),
+    ],
+)
+def test_what_is_no_grey_image_is_refused(model, wrong, message):
+    with pytest.raises(ImageError, match=message):
+        model.segment(wrong)
+
+
+@pytest.mark.parametrize(
+    "parameters, message",
+    [
+        ({"confidence": 1.5}, "from 0 to 1"),
+        ({"confidence": {"Mitochondrion": 0.5}}, r"Mitochondrion.*Cell"),
+        ({"cell_diameter": 0}, "cell_diameter is 0"),
+        ({"mask": np.ones((3, 3), bool)}, r"mask has shape \(3, 3\)"),
+    ],
+)
+def test_wrong_parameters_are_refused(model, image, parameters, message):
+    with pytest.raises(EvicanError, match=message):
+        model.segment(image, **parameters)
+
+
+def test_unknown_weights_are_an_error_that_lists_what_there_is():
+    with pytest.raises(WeightsError, match="fast"):
+        evican_model.load_model("fastest")
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    import json
+    import shutil
+
+    source = evican_model.weights.check("bundled").path
+    shutil.copy(source, tmp_path / "w.h5")
+    record = json.loads(source.with_suffix(".json").read_text())
+    record["network"]["fpn_channels"] = 64
+    Path(tmp_path / "w.json").write_text(json.dumps(record))
+    with pytest.raises(WeightsError, match=r"w\.h5: .* has shape .*; expected"):
+        evican_model.load_model(tmp_path / "w.h5")
+
+
+def test_normalise_ignores_a_few_hot_pixels():
+    rng = np.random.default_rng(0)
+    grey = rng.normal(100, 10, (300, 300)).astype(np.float32)
+    hot = grey.copy()
+    hot[5, 5] = 1e6
+    np.testing.assert_allclose(normalise(hot), normalise(grey), atol=1.0)
+    assert normalise(grey).min() == 0 and normalise(grey).max() == 255
+    assert (normalise(np.full((4, 4), 7)) == GREY).all()
+
+
+def test_a_dot_on_a_blank_field_keeps_its_contrast():
+    grey = np.zeros((400, 400), np.uint8)
+    grey[10, 10] = 3
+    assert normalise(grey)[10, 10] == 255
+
+
+def test_resize_keeps_the_mean_and_the_place():
+    ramp = np.tile(np.arange(64, dtype=np.float32), (32, 1))
+    small = resize(ramp, 16, 32)
+    assert small.shape == (16, 32)
+    np.testing.assert_allclose(small[:, 1:-1], np.tile(np.arange(32) * 2 + 0.5, (16, 1))[:, 1:-1], atol=1e-3)
+    np.testing.assert_allclose(resize(ramp, 8, 8, box=(4, 10, 12, 18)), ramp[4:12, 10:18], atol=1e-4)
+
+
+def test_to_grey_takes_bool_and_averages_colour():
+    assert to_grey(np.eye(3, dtype=bool)).dtype == np.uint8
+    colour = np.zeros((2, 2, 3), np.uint8)
+    colour[..., 0] = 255
+    np.testing.assert_allclose(to_grey(colour), 85)
