@@ -1,4 +1,4 @@
-"""Training samples: a random window of an annotated image at a random scale, turned, and lit as another microscope would.
+"""Training samples: a window of an annotated image at a random scale, turned, and lit as another microscope would.
 
 Every function takes its random generator, so a sample depends on nothing but the seed and its number.
 """
@@ -31,7 +31,9 @@ def natural_scale(item: AnnotatedImage, network: NetworkConfig) -> float:
     return float(np.exp(np.mean(np.log(factors)))) if factors else 1.0
 
 
-def make_sample(item, levels, scale, rng, network: NetworkConfig, training: TrainConfig) -> dict[str, np.ndarray]:
+def make_sample(
+    item, levels, scale, rng, network: NetworkConfig, training: TrainConfig
+) -> dict[str, np.ndarray]:
     """Cut one training sample.
 
     Parameters
@@ -86,7 +88,9 @@ def vary_light(image: np.ndarray, rng: np.random.Generator, training: TrainConfi
         0 to 255.
     """
     x = image / np.float32(255)
-    if training.invert and rng.random() < 0.15:  # brightfield on the other side of focus, negative phase contrast
+    if (
+        training.invert and rng.random() < 0.15
+    ):  # brightfield on the other side of focus, negative phase contrast
         x = 1 - x
     if training.defocus and rng.random() < 0.3:
         sigma = rng.uniform(0.4, 1.8)
@@ -120,12 +124,14 @@ def _window_origin(item, scale, crop, rng):
         if slack <= 0:  # the image is smaller than the window: it lies anywhere in it
             origin.append(rng.uniform(slack, 0))
         else:
-            origin.append(rng.uniform(0, slack) if aim is None else float(np.clip(aim[axis] - side / 2, 0, slack)))
+            origin.append(
+                rng.uniform(0, slack) if aim is None else float(np.clip(aim[axis] - side / 2, 0, slack))
+            )
     return origin
 
 
 def _cut_image(levels, origin, scale, crop):
-    """The window at the new scale [crop, crop], and where it shows the image at all."""
+    """Return the window at the new scale [crop, crop], and where it shows the image at all."""
     image, inside = np.full((crop, crop), GREY, np.float32), np.zeros((crop, crop), bool)
     spans, box = [], [0.0] * 4
     for axis, extent in enumerate(levels.shape):
@@ -145,8 +151,10 @@ def _cut_image(levels, origin, scale, crop):
 
 
 def _cut_masks(item, origin, scale, crop, rng, limit):
-    """Masks of the objects in the window; those too small to tell, or past the limit, are 'lost', not background."""
-    masks, category_ids, lost = [], [], []
+    """Cut the masks in the window; those too small to tell, or past the limit, are 'lost', not background."""
+    masks: list[np.ndarray] = []
+    category_ids: list[int] = []
+    lost: list[tuple[int, np.ndarray]] = []
     for i in rng.permutation(len(item.truth)):
         y1, x1, y2, x2 = item.truth.all_boxes[i]
         axes = []
@@ -160,7 +168,9 @@ def _cut_masks(item, origin, scale, crop, rng, limit):
         if not len(rows) or not len(columns):
             continue
         mask = np.zeros((crop, crop), bool)
-        mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = item.truth.crops[i][np.ix_(row_index, column_index)]
+        mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = item.truth.crops[i][
+            np.ix_(row_index, column_index)
+        ]
         area = int(mask.sum())
         if area == 0:
             continue
@@ -204,7 +214,7 @@ def _turn(image, masks, known, rng, training):
 
 
 def _uneven_light(shape, rng):
-    """A smooth gain around 1: a tilted plane and a bowl, as from a misaligned condenser or a meniscus."""
+    """Return a smooth gain around 1: a tilted plane and a bowl, as from a misaligned condenser or a meniscus."""
     y, x = np.meshgrid(*(np.linspace(-1, 1, side, dtype=np.float32) for side in shape), indexing="ij")
     tilt_y, tilt_x, bowl = rng.uniform(-0.3, 0.3, 3).astype(np.float32)
     return 1 + tilt_y * y + tilt_x * x + bowl * (x**2 + y**2 - np.float32(0.66))

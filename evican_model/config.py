@@ -41,9 +41,13 @@ class _JsonConfig:
         defaults = {field.name: field.default for field in fields(cls)}
         unknown, missing = set(values) - set(defaults), set(defaults) - set(values)
         if unknown or missing:
-            what = [f"unknown {sorted(unknown)}"] * bool(unknown) + [f"missing {sorted(missing)}"] * bool(missing)
+            what = [f"unknown {sorted(unknown)}"] * bool(unknown) + [f"missing {sorted(missing)}"] * bool(
+                missing
+            )
             raise EvicanError(f"{source}: settings {' and '.join(what)}; known are {sorted(defaults)}.")
-        return cls(**{key: _as_type_of(defaults[key], value, f"{source}: {key}") for key, value in values.items()})
+        return cls(
+            **{key: _as_type_of(defaults[key], value, f"{source}: {key}") for key, value in values.items()}
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the config as indented JSON."""
@@ -64,7 +68,13 @@ class NetworkConfig(_JsonConfig):
     pixel_std: float = 128.0
     fpn_channels: int = 96
     rpn_channels: int = 96
-    anchor_scales: tuple[int, ...] = (16, 32, 64, 128, 256)  # 16, not Matterport's 32: nuclei at 10x are that small
+    anchor_scales: tuple[int, ...] = (
+        16,
+        32,
+        64,
+        128,
+        256,
+    )  # 16, not Matterport's 32: nuclei at 10x are that small
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     box_std: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
     pre_nms_limit: int = 2000
@@ -101,7 +111,12 @@ class TrainConfig(_JsonConfig):
     steps: int = 6000
     batch: int = 2
     crop: int = 320  # pixels, a multiple of the coarsest stride (64)
-    frozen: tuple[str, ...] = ("stem", "b0", "b1", "b2")  # layer-name beginnings; their gradients cost a third of a step
+    frozen: tuple[str, ...] = (
+        "stem",
+        "b0",
+        "b1",
+        "b2",
+    )  # layer-name beginnings; their gradients cost a third of a step
     learning_rate: float = 6e-4
     warmup_steps: int = 100
     weight_decay: float = 1e-4

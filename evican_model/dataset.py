@@ -43,7 +43,9 @@ class AnnotatedImage:
         return np.rint(levels).astype(np.uint8)
 
 
-def read_dataset(annotations: str | Path, images: str | Path, categories: tuple[str, ...]) -> list[AnnotatedImage]:
+def read_dataset(
+    annotations: str | Path, images: str | Path, categories: tuple[str, ...]
+) -> list[AnnotatedImage]:
     """Read a COCO instance file; images without annotations are kept as pure background.
 
     Parameters
@@ -70,7 +72,9 @@ def read_dataset(annotations: str | Path, images: str | Path, categories: tuple[
     to_id = {}
     for category in content["categories"]:
         if category["name"] not in categories:
-            raise DatasetError(f"{source} has the category {category['name']!r}; the network knows {list(categories)}.")
+            raise DatasetError(
+                f"{source} has the category {category['name']!r}; the network knows {list(categories)}."
+            )
         to_id[category["id"]] = categories.index(category["name"]) + 1
     by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
@@ -87,7 +91,11 @@ def _read_json(source: Path) -> dict[str, Any]:
         content = json.loads(source.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DatasetError(f"{source} cannot be read as JSON: {error}.") from error
-    missing = [k for k in ("images", "annotations", "categories") if not isinstance(content, dict) or k not in content]
+    missing = [
+        k
+        for k in ("images", "annotations", "categories")
+        if not isinstance(content, dict) or k not in content
+    ]
     if missing:
         raise DatasetError(f"{source} is not a COCO instance file: it lacks {missing}.")
     return content
@@ -122,7 +130,13 @@ def _annotated_image(image, annotations, folder, to_id, categories, source) -> A
         tuple(crops),
     )
     return AnnotatedImage(
-        path, int(image["id"]), shape, truth, frozenset(annotated), bool(image.get("dense", True)), sha256_of(path)
+        path,
+        int(image["id"]),
+        shape,
+        truth,
+        frozenset(annotated),
+        bool(image.get("dense", True)),
+        sha256_of(path),
     )
 
 
@@ -141,9 +155,13 @@ def _box_and_crop(annotation, shape, source):
             runs = segmentation
         mask = np.zeros(shape, bool) if runs is None else coco_mask.decode(runs).astype(bool)
     except (KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{source}: the outline of annotation {annotation['id']} cannot be read: {error}.") from error
+        raise DatasetError(
+            f"{source}: the outline of annotation {annotation['id']} cannot be read: {error}."
+        ) from error
     if mask.shape != shape:
-        raise DatasetError(f"{source}: the mask of annotation {annotation['id']} is {mask.shape}; its image {shape}.")
+        raise DatasetError(
+            f"{source}: the mask of annotation {annotation['id']} is {mask.shape}; its image {shape}."
+        )
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return (0, 0, 0, 0), np.zeros((0, 0), bool)

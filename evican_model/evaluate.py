@@ -43,7 +43,9 @@ def average_precision(
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    images, truths, results = [], [], []
+    images: list[dict] = []
+    truths: list[dict] = []
+    results: list[dict] = []
     for number, (item, found) in enumerate(pairs, start=1):
         if category not in item.annotated or not item.dense:
             continue
@@ -56,18 +58,28 @@ def average_precision(
         return {**counts, "AP": value, "AP50": value, "AP75": value}
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
-        coco.dataset = {"images": images, "annotations": truths, "categories": [{"id": 1, "name": category}], "info": {}}
+        coco.dataset = {
+            "images": images,
+            "annotations": truths,
+            "categories": [{"id": 1, "name": category}],
+            "info": {},
+        }
         coco.createIndex()
         evaluation = COCOeval(coco, coco.loadRes(results), "segm")
         evaluation.params.maxDets = [cap]
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"][:, :, 0, 0, 0]  # [IoU thresholds, recalls]: all areas
-    return {**counts, "AP": float(precision.mean()), "AP50": float(precision[0].mean()), "AP75": float(precision[5].mean())}
+    return {
+        **counts,
+        "AP": float(precision.mean()),
+        "AP50": float(precision[0].mean()),
+        "AP75": float(precision[5].mean()),
+    }
 
 
 def trained_on(items: Iterable[AnnotatedImage], record: dict) -> list[AnnotatedImage]:
-    """The images whose SHA-256 stands in a training record."""
+    """Return the images whose SHA-256 stands in a training record."""
     seen = {digest for dataset in record.get("datasets", []) for digest in dataset.get("sha256", [])}
     return [item for item in items if item.sha256 in seen]
 
@@ -88,14 +100,22 @@ def _coco_annotations(instances: Instances, image_id: int, first_id: int) -> lis
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m evican_model.evaluate", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m evican_model.evaluate", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--dataset", required=True, metavar="JSON", help="COCO file")
     parser.add_argument("--images", required=True, metavar="DIR", help="its images")
     parser.add_argument("--weights", default="bundled", help="bundled, or a .h5 file")
-    parser.add_argument("--cap", type=int, default=1000, help="detections an image that count (default: %(default)s)")
-    parser.add_argument("--cell-diameter", type=float, help="of a typical cell, in pixels (default: automatic)")
+    parser.add_argument(
+        "--cap", type=int, default=1000, help="detections an image that count (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--cell-diameter", type=float, help="of a typical cell, in pixels (default: automatic)"
+    )
     parser.add_argument("--first", type=int, metavar="N", help="only the first N images")
-    parser.add_argument("--include-trained", action="store_true", help="also images that the weights were trained on")
+    parser.add_argument(
+        "--include-trained", action="store_true", help="also images that the weights were trained on"
+    )
     options = parser.parse_args(arguments)
     try:
         _evaluate(options)
@@ -118,8 +138,13 @@ def _evaluate(options) -> None:
         items = [item for item in items if item not in known]
     if not items:
         raise DatasetError(f"{options.dataset}: no image is left to evaluate (--include-trained keeps all).")
-    pairs = [(item, model.detect(read_image(item.path), cell_diameter=options.cell_diameter)) for item in tqdm(items)]
-    print(f"{'category':<10}{'images':>8}{'objects':>9}{'AP':>8}{'AP50':>8}{'AP75':>8}   pooled COCO, cap {options.cap}")
+    pairs = [
+        (item, model.detect(read_image(item.path), cell_diameter=options.cell_diameter))
+        for item in tqdm(items)
+    ]
+    print(
+        f"{'category':<10}{'images':>8}{'objects':>9}{'AP':>8}{'AP50':>8}{'AP75':>8}   pooled COCO, cap {options.cap}"
+    )
     for category in model.config.categories:
         row = average_precision(pairs, category, options.cap)
         print(f"{category:<10}{row['images']:>8}{row['objects']:>9}"

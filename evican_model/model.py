@@ -157,7 +157,9 @@ class Model:
         elif cell_diameter > 0:
             found = self._detect_at(levels, self.config.cell_diameter / cell_diameter)
         else:
-            raise EvicanError(f"cell_diameter is {cell_diameter}; expected pixels above 0, or None for automatic.")
+            raise EvicanError(
+                f"cell_diameter is {cell_diameter}; expected pixels above 0, or None for automatic."
+            )
         return found.select(found.all_scores >= minimum_score).sorted_by_score()
 
     def _detect_at(self, levels: np.ndarray, scale: float) -> Instances:
@@ -175,7 +177,9 @@ class Model:
         height, width = tile.y2 - tile.y1, tile.x2 - tile.x1
         rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
         coarsest = self.config.strides[-1]
-        canvas = np.full((-(-rows // coarsest) * coarsest, -(-columns // coarsest) * coarsest), GREY, np.float32)
+        canvas = np.full(
+            (-(-rows // coarsest) * coarsest, -(-columns // coarsest) * coarsest), GREY, np.float32
+        )
         canvas[:rows, :columns] = resize(levels[tile.y1 : tile.y2, tile.x1 : tile.x2], rows, columns)
         found = self.network.detect(tf.constant(np.repeat(canvas[None, :, :, None], 3, -1)))
         boxes, masks = found["boxes"].numpy(), found["masks"].numpy()
@@ -186,7 +190,7 @@ class Model:
         return inside.select(inside.areas() > 0).shifted(tile.y1, tile.x1, levels.shape)
 
     def _confidences(self, confidence) -> np.ndarray:
-        """The least score of each category [categories]."""
+        """Return the least score of each category [categories]."""
         categories = self.config.categories
         if confidence is None:
             confidence = self.config.confidence

@@ -118,9 +118,19 @@ class MaskRCNN(tf.Module):
         class_loss, box_loss = roi.roi_loss(logits, refinements, sample, truth, self.config)
 
         # The positive ROIs stand first in each image's share.
-        first = tf.concat([tf.range(training.positive_rois) + i * training.rois for i in range(len(samples))], 0)
+        first = tf.concat(
+            [tf.range(training.positive_rois) + i * training.rois for i in range(len(samples))], 0
+        )
         rois, index, positive = (tf.gather(sample[key], first) for key in ("rois", "batch_index", "positive"))
         masks = self.mask_head(self.align(pyramid, rois, self.config.mask_pool, index))
-        mask_loss = roi.mask_loss(masks, rois, truth["masks"], tf.gather(truth["category_ids"], first), positive)
+        mask_loss = roi.mask_loss(
+            masks, rois, truth["masks"], tf.gather(truth["category_ids"], first), positive
+        )
         rpn_class, rpn_box = (sum(part) / len(samples) for part in zip(*rpn_losses))
-        return {"rpn_class": rpn_class, "rpn_box": rpn_box, "class": class_loss, "box": box_loss, "mask": mask_loss}
+        return {
+            "rpn_class": rpn_class,
+            "rpn_box": rpn_box,
+            "class": class_loss,
+            "box": box_loss,
+            "mask": mask_loss,
+        }

@@ -43,7 +43,9 @@ def mask_head(config: NetworkConfig) -> tf.keras.Model:
     """
     x = pooled = layers.Input((config.mask_pool, config.mask_pool, config.fpn_channels), name="mask_roi")
     for i in range(1, config.mask_convolutions + 1):
-        x = layers.SeparableConv2D(config.mask_channels, 3, padding="same", activation="relu", name=f"mask_conv{i}")(x)
+        x = layers.SeparableConv2D(
+            config.mask_channels, 3, padding="same", activation="relu", name=f"mask_conv{i}"
+        )(x)
     x = layers.Conv2DTranspose(config.mask_channels, 2, 2, activation="relu", name="mask_deconv")(x)
     x = layers.Conv2D(len(config.categories), 1, name="mask_logits")(x)
     return tf.keras.Model(pooled, x, name="mask_head")
@@ -79,7 +81,9 @@ def roi_align(pyramid, rois, batch_index, size: int, strides):
     for index, (feature, stride) in enumerate(zip(pyramid[:4], strides)):
         place = tf.where(level == index)[:, 0]
         normalised = _crop_coordinates(tf.gather(rois, place), feature, size, stride)
-        parts.append(tf.image.crop_and_resize(feature, normalised, tf.gather(batch_index, place), (size, size)))
+        parts.append(
+            tf.image.crop_and_resize(feature, normalised, tf.gather(batch_index, place), (size, size))
+        )
         places.append(place)
     return tf.gather(tf.concat(parts, 0), tf.argsort(tf.concat(places, 0)))
 
@@ -120,8 +124,14 @@ def sample_rois(proposals, truth, network: NetworkConfig, training: TrainConfig)
     rows = tf.concat([positive_rows, negative_rows], 0)  # [rois], -1: empty
     used, rows = rows >= 0, tf.maximum(rows, 0)
 
-    rois, positive, match = tf.gather(candidates, rows), tf.gather(positive, rows) & used, tf.gather(match, rows)
-    known = rpn.known_share(truth["known"], rois, network.strides[0]) >= training.known_share  # [rois, categories]
+    rois, positive, match = (
+        tf.gather(candidates, rows),
+        tf.gather(positive, rows) & used,
+        tf.gather(match, rows),
+    )
+    known = (
+        rpn.known_share(truth["known"], rois, network.strides[0]) >= training.known_share
+    )  # [rois, categories]
     background = tf.concat([tf.ones_like(used)[:, None], ~known], 1)
     category = tf.one_hot(tf.gather(truth["category_ids"], match), len(network.categories) + 1, True, False)
     possible = tf.where(positive[:, None], tf.cast(category, tf.bool), background)

@@ -31,7 +31,9 @@ def rpn_head(config: NetworkConfig) -> tf.keras.Model:
     """
     per_place, categories = len(config.anchor_ratios), len(config.categories)
     feature = layers.Input((None, None, config.fpn_channels), name="level")
-    x = layers.SeparableConv2D(config.rpn_channels, 3, padding="same", activation="relu", name="rpn_conv")(feature)
+    x = layers.SeparableConv2D(config.rpn_channels, 3, padding="same", activation="relu", name="rpn_conv")(
+        feature
+    )
     bias = tf.keras.initializers.Constant(-math.log((1 - _RARE) / _RARE))
     objectness = layers.Conv2D(per_place * categories, 1, bias_initializer=bias,
                                kernel_initializer="random_normal", name="rpn_objectness")(x)  # fmt: skip

@@ -48,7 +48,9 @@ def to_grey(image: np.ndarray) -> np.ndarray:
     if image.size == 0:
         raise ImageError(f"The image has shape {image.shape}: it has no pixels.")
     if image.dtype.kind == "f" and not np.isfinite(image).all():
-        raise ImageError(f"The image holds {int((~np.isfinite(image)).sum())} pixels that are NaN or infinite.")
+        raise ImageError(
+            f"The image holds {int((~np.isfinite(image)).sum())} pixels that are NaN or infinite."
+        )
     return image
 
 
@@ -126,7 +128,7 @@ def choose_scale(levels: np.ndarray, detect_at, config: NetworkConfig):
 
 
 def _size_factor(found, scale: float, config: NetworkConfig) -> float:
-    """What the objects must be enlarged by to have their typical size; 1 when none is sure enough."""
+    """Return what the objects must be enlarged by to have their typical size; 1 when none is sure enough."""
     factors, weights = [], []
     for category, typical in (("Cell", config.cell_diameter), ("Nucleus", config.nucleus_diameter)):
         if category not in found.categories:

@@ -61,7 +61,7 @@ class SampleSource:
                            self.network, self.training)  # fmt: skip
 
     def batches(self, first_step: int):
-        """A `tf.data.Dataset` of the batches from `first_step` on."""
+        """Return a `tf.data.Dataset` of the batches from `first_step` on."""
         import tensorflow as tf
 
         network, training = self.network, self.training
@@ -116,7 +116,11 @@ class Trainer:
         ]
         decay = training.steps - training.warmup_steps
         rate = tf.keras.optimizers.schedules.CosineDecay(
-            0.0, max(decay, 1), alpha=0.01, warmup_target=training.learning_rate, warmup_steps=training.warmup_steps
+            0.0,
+            max(decay, 1),
+            alpha=0.01,
+            warmup_target=training.learning_rate,
+            warmup_steps=training.warmup_steps,
         )
         self.optimizer = tf.keras.optimizers.AdamW(
             rate, weight_decay=training.weight_decay, global_clipnorm=training.clip_norm
@@ -125,9 +129,14 @@ class Trainer:
         self.average = [tf.Variable(v, trainable=False) for v in self.trainable]
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.checkpoint = tf.train.Checkpoint(
-            step=self.step, optimizer=self.optimizer, average=self.average, weights=list(self.variables.values())
+            step=self.step,
+            optimizer=self.optimizer,
+            average=self.average,
+            weights=list(self.variables.values()),
         )
-        self.manager = tf.train.CheckpointManager(self.checkpoint, str(self.output / _CHECKPOINT), max_to_keep=2)
+        self.manager = tf.train.CheckpointManager(
+            self.checkpoint, str(self.output / _CHECKPOINT), max_to_keep=2
+        )
 
     def resume(self) -> int:
         """Restore the newest checkpoint, if there is one; return the step it was made at."""
@@ -149,7 +158,9 @@ class Trainer:
         first, begin = self.resume(), time.time()
         train_step = tf.function(self._train_step)
         log = _Log(self.output / "log.csv", first)
-        progress = tqdm(total=self.training.steps, initial=first, unit="step", dynamic_ncols=True, file=sys.stderr)
+        progress = tqdm(
+            total=self.training.steps, initial=first, unit="step", dynamic_ncols=True, file=sys.stderr
+        )
         try:
             for batch in self.source.batches(first):
                 parts = train_step(batch)
@@ -199,13 +210,16 @@ class _Log:
     """Loss parts, averaged over some steps, into a CSV file."""
 
     def __init__(self, path: Path, first: int):
-        self.path, self.rows, self.step, self.begin = path, [], first, time.time()
+        self.path, self.step, self.begin = path, first, time.time()
+        self.rows: list[dict[str, float]] = []
 
     def add(self, step, parts) -> None:
         self.rows.append({name: float(value) for name, value in parts.items()})
         self.step = step
         if not np.isfinite(self.rows[-1]["total"]):
-            raise EvicanError(f"The loss is not finite at step {step}: {self.rows[-1]}. Lower the learning rate.")
+            raise EvicanError(
+                f"The loss is not finite at step {step}: {self.rows[-1]}. Lower the learning rate."
+            )
 
     def flush(self, rate: float) -> str:
         mean = {name: float(np.mean([row[name] for row in self.rows])) for name in self.rows[0]}
@@ -250,21 +264,33 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m evican_model.train", description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", action="append", default=[], metavar="JSON", help="COCO file; may be repeated")
-    parser.add_argument("--images", action="append", default=[], metavar="DIR", help="its images, one for each --dataset")
-    parser.add_argument("--share", action="append", default=[], type=float, help="how often it is drawn (default 1)")
+    parser.add_argument(
+        "--dataset", action="append", default=[], metavar="JSON", help="COCO file; may be repeated"
+    )
+    parser.add_argument(
+        "--images", action="append", default=[], metavar="DIR", help="its images, one for each --dataset"
+    )
+    parser.add_argument(
+        "--share", action="append", default=[], type=float, help="how often it is drawn (default 1)"
+    )
     parser.add_argument("--output", metavar="DIR", help="run folder")
     parser.add_argument("--resume", metavar="DIR", help="go on with the run in this folder")
-    parser.add_argument("--weights", default="bundled", help="weights to start from: bundled, a .h5 file, or none")
+    parser.add_argument(
+        "--weights", default="bundled", help="weights to start from: bundled, a .h5 file, or none"
+    )
     parser.add_argument("--stop-after", type=float, metavar="SECONDS", help="save and stop after this time")
     for field in fields(TrainConfig):
         flag = "--" + field.name.replace("_", "-")
         if isinstance(field.default, bool):
-            parser.add_argument("--no-" + flag[2:], dest=field.name, action="store_false", help="switch this variation off")
+            parser.add_argument(
+                "--no-" + flag[2:], dest=field.name, action="store_false", help="switch this variation off"
+            )
         elif isinstance(field.default, tuple):
             parser.add_argument(flag, nargs="*", default=list(field.default), help="default: %(default)s")
         else:
-            parser.add_argument(flag, type=type(field.default), default=field.default, help="default: %(default)s")
+            parser.add_argument(
+                flag, type=type(field.default), default=field.default, help="default: %(default)s"
+            )
     return parser
 
 
@@ -279,17 +305,23 @@ def _prepare(options) -> Trainer:
             raise EvicanError("--output is missing: name the folder of the run.")
         output = Path(options.output)
         if (output / "run.json").exists():
-            raise EvicanError(f"{output} holds a run already; go on with --resume {output}, or name another folder.")
+            raise EvicanError(
+                f"{output} holds a run already; go on with --resume {output}, or name another folder."
+            )
         values = {field.name: getattr(options, field.name) for field in fields(TrainConfig)}
         training = TrainConfig.from_dict(values, "command line")
         if training.crop % 64 or training.crop <= 0:
-            raise EvicanError(f"--crop {training.crop} does not fit the network; it must be a multiple of 64 pixels.")
+            raise EvicanError(
+                f"--crop {training.crop} does not fit the network; it must be a multiple of 64 pixels."
+            )
     if not options.dataset or len(options.dataset) != len(options.images):
         raise DatasetError(f"{len(options.dataset)} --dataset and {len(options.images)} --images given; "
                            "each COCO file needs its folder of images.")  # fmt: skip
     shares = options.share or [1.0] * len(options.dataset)
     if len(shares) != len(options.dataset):
-        raise DatasetError(f"{len(shares)} --share given for {len(options.dataset)} --dataset; give one for each.")
+        raise DatasetError(
+            f"{len(shares)} --share given for {len(options.dataset)} --dataset; give one for each."
+        )
     start = None if options.weights == "none" else options.weights
     network = weights_file.check(start).config if start else NetworkConfig()
     datasets = [read_dataset(a, i, network.categories) for a, i in zip(options.dataset, options.images)]
@@ -300,8 +332,13 @@ def _prepare(options) -> Trainer:
     kept = {key: getattr(options, key) for key in ("dataset", "images", "share", "weights")}
     run = {"options": kept, "training": training.to_dict(), "network": network.to_dict()}
     (output / "run.json").write_text(json.dumps(run, indent=1), encoding="utf-8")
-    record = {"datasets": [_describe(a, items) for a, items in zip(options.dataset, datasets)], "shares": shares}
-    return Trainer(network, training, SampleSource(datasets, shares, network, training), output, record, start)
+    record = {
+        "datasets": [_describe(a, items) for a, items in zip(options.dataset, datasets)],
+        "shares": shares,
+    }
+    return Trainer(
+        network, training, SampleSource(datasets, shares, network, training), output, record, start
+    )
 
 
 def _describe(annotations: str, items: list[AnnotatedImage]) -> dict:
@@ -314,7 +351,9 @@ def _read_run(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise EvicanError(f"{path} cannot be read ({error}); --resume needs the folder of an earlier run.") from error
+        raise EvicanError(
+            f"{path} cannot be read ({error}); --resume needs the folder of an earlier run."
+        ) from error
 
 
 if __name__ == "__main__":

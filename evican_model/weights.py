@@ -104,13 +104,17 @@ def read_tensors(path: str | Path, expected: Mapping[str, tuple[int, ...]]) -> d
             )
         for name, dataset in found.items():  # before any is read: a huge declared shape must cost nothing
             if tuple(dataset.shape) != tuple(expected[name]):
-                raise WeightsError(f"{path}: {name} has shape {dataset.shape}; expected {tuple(expected[name])}.")
+                raise WeightsError(
+                    f"{path}: {name} has shape {dataset.shape}; expected {tuple(expected[name])}."
+                )
         tensors = {}
         for name, dataset in found.items():
             try:
                 tensors[name] = dataset[()].astype(np.float32)
             except OSError as error:
-                raise WeightsError(f"{path}: {name} cannot be read ({error}); the file is damaged.") from error
+                raise WeightsError(
+                    f"{path}: {name} cannot be read ({error}); the file is damaged."
+                ) from error
             if not np.isfinite(tensors[name]).all():
                 raise WeightsError(f"{path}: {name} holds values that are not finite; the file is damaged.")
     return tensors
@@ -183,7 +187,9 @@ def _read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(record, dict) or record.get("format") != _FORMAT or "network" not in record:
-        raise WeightsError(f"{path} does not describe weights; expected the format {_FORMAT!r} and a network config.")
+        raise WeightsError(
+            f"{path} does not describe weights; expected the format {_FORMAT!r} and a network config."
+        )
     return record
 
 
@@ -191,10 +197,14 @@ def _open(path: Path) -> h5py.File:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise WeightsError(f"{path} is not a readable HDF5 file (truncated, or of another kind): {error}.") from error
+        raise WeightsError(
+            f"{path} is not a readable HDF5 file (truncated, or of another kind): {error}."
+        ) from error
     if file.attrs.get("format") != _FORMAT:
         file.close()
-        raise WeightsError(f"{path} is an HDF5 file, but not one of ours; expected the attribute format={_FORMAT!r}.")
+        raise WeightsError(
+            f"{path} is an HDF5 file, but not one of ours; expected the attribute format={_FORMAT!r}."
+        )
     return file
 
 

@@ -40,12 +40,16 @@ def test_decode_undoes_encode():
     rng = np.random.default_rng(1)
     wanted, reference = random_boxes(rng, 200), random_boxes(rng, 200)
     std = NetworkConfig().box_std
-    decoded = boxes.decode(boxes.encode(tf.constant(wanted), tf.constant(reference), std), tf.constant(reference), std)
+    decoded = boxes.decode(
+        boxes.encode(tf.constant(wanted), tf.constant(reference), std), tf.constant(reference), std
+    )
     np.testing.assert_allclose(decoded, wanted, rtol=1e-4, atol=1e-3)
 
 
 def test_offsets_of_a_known_pair():
-    offsets = boxes.encode(tf.constant([[0.0, 0, 20, 40]]), tf.constant([[0.0, 0, 10, 10]]), (1.0, 1.0, 1.0, 1.0))
+    offsets = boxes.encode(
+        tf.constant([[0.0, 0, 20, 40]]), tf.constant([[0.0, 0, 10, 10]]), (1.0, 1.0, 1.0, 1.0)
+    )
     np.testing.assert_allclose(offsets, [[0.5, 1.5, np.log(2), np.log(4)]], rtol=1e-6)
 
 

@@ -46,7 +46,9 @@ def test_cells_and_nuclei_are_found_and_linked(model, image):
         assert labels.dtype == np.int32 and labels.shape == image.shape
         assert labels.max() == found.count(category) == len(found.scores(category))
         np.testing.assert_array_equal(np.bincount(labels.ravel())[1:], found.areas(category))
-        assert (np.diff(found.scores(category)) <= 0).all() and found.scores(category).min() >= model.config.confidence
+        assert (np.diff(found.scores(category)) <= 0).all() and found.scores(
+            category
+        ).min() >= model.config.confidence
     parents = found.parents()
     assert (parents > 0).any() and parents.max() <= found.count("Cell")
 
@@ -57,7 +59,9 @@ def test_how_an_image_is_stored_does_not_matter(model, image, kind):
         "uint16": image.astype(np.uint16) * 257,
         "float": image / 255.0,
         "colour": np.repeat(image[..., None], 3, -1),
-        "alpha": np.concatenate([np.repeat(image[..., None], 3, -1), np.full((*image.shape, 1), 255, np.uint8)], -1),
+        "alpha": np.concatenate(
+            [np.repeat(image[..., None], 3, -1), np.full((*image.shape, 1), 255, np.uint8)], -1
+        ),
         "dimmed": image * 10.0 - 300,
     }[kind]
     for category in ("Cell", "Nucleus"):
@@ -172,7 +176,8 @@ def test_normalise_ignores_a_few_hot_pixels():
     grey = rng.normal(100, 10, (300, 300)).astype(np.float32)
     hot = grey.copy()
     hot[5, 5] = 1e6
-    np.testing.assert_allclose(normalise(hot), normalise(grey), atol=1.0)
+    others = np.arange(grey.size).reshape(grey.shape) != 5 * 300 + 5
+    np.testing.assert_allclose(normalise(hot)[others], normalise(grey)[others], atol=1.0)
     assert normalise(grey).min() == 0 and normalise(grey).max() == 255
     assert (normalise(np.full((4, 4), 7)) == GREY).all()
 

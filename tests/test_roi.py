@@ -27,11 +27,16 @@ def bilinear(image, y, x):
 def test_roi_align_samples_the_centre_of_each_bin():
     rng = np.random.default_rng(0)
     pyramid = [rng.normal(size=(2, 256 // s, 256 // s, 3)).astype(np.float32) for s in NETWORK.strides]
-    rois = np.array([[8, 8, 60, 50], [100, 20, 230, 240], [10.5, 3.25, 13, 7], [0, 0, 256, 256], [-9, 240, 40, 270]], np.float32)
+    rois = np.array(
+        [[8, 8, 60, 50], [100, 20, 230, 240], [10.5, 3.25, 13, 7], [0, 0, 256, 256], [-9, 240, 40, 270]],
+        np.float32,
+    )
     levels = [0, 1, 0, 2, 0]  # P2 up to a side of 112, P3 to 224, P4 beyond
     images = np.array([0, 1, 1, 0, 1], np.int32)
     size = 7
-    got = roi.roi_align([tf.constant(p) for p in pyramid], tf.constant(rois), tf.constant(images), size, NETWORK.strides)
+    got = roi.roi_align(
+        [tf.constant(p) for p in pyramid], tf.constant(rois), tf.constant(images), size, NETWORK.strides
+    )
     assert got.shape == (5, size, size, 3)
     for r, (y1, x1, y2, x2) in enumerate(rois):
         feature, stride = pyramid[levels[r]][images[r]], NETWORK.strides[levels[r]]
@@ -43,14 +48,21 @@ def test_roi_align_samples_the_centre_of_each_bin():
 
 def test_roi_align_of_no_region():
     pyramid = [tf.zeros([1, 64 // s, 64 // s, 3]) for s in NETWORK.strides]
-    assert roi.roi_align(pyramid, tf.zeros([0, 4]), tf.zeros([0], tf.int32), 7, NETWORK.strides).shape == (0, 7, 7, 3)
+    assert roi.roi_align(pyramid, tf.zeros([0, 4]), tf.zeros([0], tf.int32), 7, NETWORK.strides).shape == (
+        0,
+        7,
+        7,
+        3,
+    )
 
 
 def test_partial_label_is_cross_entropy_when_the_class_is_known():
     logits = tf.random.normal([20, 3], seed=1)
     classes = np.random.default_rng(0).integers(0, 3, 20)
     expected = tf.nn.sparse_softmax_cross_entropy_with_logits(classes, logits)
-    np.testing.assert_allclose(losses.partial_label(logits, tf.one_hot(classes, 3, True, False)), expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        losses.partial_label(logits, tf.one_hot(classes, 3, True, False)), expected, rtol=1e-4
+    )
 
 
 def test_partial_label_adds_the_probabilities_of_what_may_be():
@@ -118,7 +130,9 @@ def test_rpn_loss_ignores_a_category_that_is_not_annotated(category):
     anchors = tf.concat([anchors, anchors + 20], 1)
     objectness = tf.Variable(tf.zeros([50, 2]))
     with tf.GradientTape() as tape:
-        loss, _ = rpn.rpn_loss(objectness, tf.zeros([50, 4]), anchors, truth([], [], known), NETWORK, TrainConfig())
+        loss, _ = rpn.rpn_loss(
+            objectness, tf.zeros([50, 4]), anchors, truth([], [], known), NETWORK, TrainConfig()
+        )
     gradient = tape.gradient(loss, objectness).numpy()
     assert (gradient[:, category] == 0).all() and (gradient[:, 1 - category] > 0).any()
 

@@ -97,7 +97,9 @@ def test_another_kind_of_file_is_refused(path):
 def test_a_renamed_tensor_is_refused(path):
     with h5py.File(path, "a") as file:
         file.move("conv/bias", "conv/offset")
-    with pytest.raises(WeightsError, match=r"lacks 1 tensors \(conv/bias\) and has 1 tensors \(conv/offset\)"):
+    with pytest.raises(
+        WeightsError, match=r"lacks 1 tensors \(conv/bias\) and has 1 tensors \(conv/offset\)"
+    ):
         weights.read_tensors(path, SHAPES)
 
 
@@ -120,7 +122,9 @@ def test_a_tensor_that_does_not_fit_is_refused(path, value, message):
 def test_a_huge_declared_shape_is_refused_before_it_is_read(path):
     with h5py.File(path, "a") as file:
         del file["conv/bias"]
-        file.create_dataset("conv/bias", (10**7, 10**6), np.float32, chunks=(1024, 1024))  # 40 TB, never written
+        file.create_dataset(
+            "conv/bias", (10**7, 10**6), np.float32, chunks=(1024, 1024)
+        )  # 40 TB, never written
     with pytest.raises(WeightsError, match="expected"):
         weights.read_tensors(path, SHAPES)
 
@@ -130,7 +134,11 @@ def test_links_are_refused(path, kind, tmp_path):
     weights.write(tmp_path / "other.h5", TENSORS, NetworkConfig())
     with h5py.File(path, "a") as file:
         del file["conv/bias"]
-        link = h5py.ExternalLink("other.h5", "conv/bias") if kind == "external" else h5py.SoftLink("/conv/kernel")
+        link = (
+            h5py.ExternalLink("other.h5", "conv/bias")
+            if kind == "external"
+            else h5py.SoftLink("/conv/kernel")
+        )
         file["conv/bias"] = link
     with pytest.raises(WeightsError, match="conv/bias is a link"):
         weights.check(path)
