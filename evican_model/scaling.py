@@ -105,8 +105,9 @@ def resize(grey: np.ndarray, height: int, width: int, box: tuple[float, float, f
 def choose_scale(levels: np.ndarray, detect_at, config: NetworkConfig):
     """Detect at the scale at which the image's objects have the size that the network knows best.
 
-    A first look at a small copy measures the objects; unless they already have the right size there, a second look
-    at the scale that gives it to them replaces the first.
+    A first look at a small copy, never an enlarged one, measures the objects; unless they already have the right size
+    there, another look is taken at the scale that gives it to them. From too small a scale the measure falls short,
+    so a second correction may follow. Enlarged too much, a cell falls apart into plausible parts: hence from below.
 
     Parameters
     ----------
@@ -119,12 +120,15 @@ def choose_scale(levels: np.ndarray, detect_at, config: NetworkConfig):
     -------
     Instances
     """
-    first = min(config.first_look / max(levels.shape), config.largest_scale)
-    found = detect_at(levels, first)
-    wanted = min(first * _size_factor(found, first, config), config.largest_scale)
-    if 1 / config.scale_tolerance <= wanted / first <= config.scale_tolerance:
-        return found
-    return detect_at(levels, wanted)
+    scale = min(config.first_look / max(levels.shape), 1.0)
+    found = detect_at(levels, scale)
+    for _ in range(config.further_looks):
+        wanted = min(scale * _size_factor(found, scale, config), config.largest_scale)
+        if 1 / config.scale_tolerance <= wanted / scale <= config.scale_tolerance:
+            break
+        scale = wanted
+        found = detect_at(levels, scale)
+    return found
 
 
 def _size_factor(found, scale: float, config: NetworkConfig) -> float:

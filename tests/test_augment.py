@@ -1,0 +1,129 @@
+"""Training samples: outlines stay on their objects, and nothing unlabelled is called background."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from evican_model.augment import make_sample, natural_scale, vary_light
+from evican_model.config import NetworkConfig, TrainConfig
+from evican_model.dataset import AnnotatedImage
+from evican_model.instances import Instances
+
+NETWORK = NetworkConfig()
+PLAIN = TrainConfig(
+    crop=128,
+    instances=10,
+    contrast=False,
+    invert=False,
+    illumination=False,
+    defocus=False,
+    noise=False,
+    jpeg=False,
+)
+
+
+def bright_discs(centres, radius, shape=(200, 260), **known):
+    """An image whose every bright pixel belongs to a disc, and its annotation as cells."""
+    y, x = np.indices(shape)
+    masks = [np.hypot(y - cy, x - cx) < radius for cy, cx in centres]
+    levels = (np.any(masks, 0) * 200 + 30).astype(np.uint8) if masks else np.full(shape, 30, np.uint8)
+    boxes = []
+    for mask in masks:
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        boxes.append((rows[0], columns[0], rows[-1] + 1, columns[-1] + 1))
+    crops = tuple(m[b[0] : b[2], b[1] : b[3]] for m, b in zip(masks, boxes))
+    n = len(masks)
+    truth = Instances(
+        shape, NETWORK.categories, np.ones(n, int), np.ones(n), np.array(boxes).reshape(-1, 4), crops
+    )
+    known = {"annotated": frozenset(NETWORK.categories), "dense": True, **known}
+    return AnnotatedImage(Path("discs.png"), 1, shape, truth, sha256="", **known), levels
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_masks_and_boxes_lie_on_their_objects(seed):
+    item, levels = bright_discs([(40, 60), (120, 130), (150, 220)], 26)
+    sample = make_sample(
+        item, levels, natural_scale(item, NETWORK), np.random.default_rng(seed), NETWORK, PLAIN
+    )
+    assert {k: v.shape for k, v in sample.items()} == {
+        "image": (128, 128, 1),
+        "boxes": (10, 4),
+        "category_ids": (10,),
+        "masks": (10, 128, 128),
+        "known": (32, 32, 2),
+    }
+    bright = sample["image"][..., 0] > 130  # the padding is 127
+    drawn = sample["masks"].any(0)
+    edge = ndimage.binary_dilation(bright, iterations=2) & ~ndimage.binary_erosion(bright, iterations=2)
+    assert (bright == drawn)[~edge].all()
+    for mask, box, category in zip(sample["masks"], sample["boxes"], sample["category_ids"]):
+        if category:
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            np.testing.assert_array_equal(box, [rows[0], columns[0], rows[-1] + 1, columns[-1] + 1])
+        else:
+            assert not mask.any() and not box.any()
+    assert sample["known"].all()
+
+
+def test_natural_scale_brings_the_median_object_to_the_typical_diameter():
+    item, _ = bright_discs([(40, 60), (120, 130)], 16)
+    assert natural_scale(item, NETWORK) == pytest.approx(NETWORK.cell_diameter / 32, rel=0.05)
+    assert natural_scale(bright_discs([], 1)[0], NETWORK) == 1
+
+
+def test_a_category_that_is_not_annotated_is_unknown_inside_the_image():
+    item, levels = bright_discs([(100, 130)], 40, annotated=frozenset(["Cell"]))
+    sample = make_sample(item, levels, 0.4, np.random.default_rng(0), NETWORK, PLAIN)
+    inside = sample["image"][2::4, 2::4, 0] != 127
+    assert sample["known"][..., 0].all()
+    np.testing.assert_array_equal(sample["known"][..., 1] == 0, inside)
+
+
+def test_a_partly_annotated_image_is_known_only_around_its_objects():
+    item, levels = bright_discs([(100, 130)], 30, dense=False)
+    sample = make_sample(item, levels, 1.0, np.random.default_rng(1), NETWORK, PLAIN)
+    known = sample["known"][..., 0] > 0
+    drawn = sample["masks"].any(0)[2::4, 2::4]
+    assert drawn.any() and known[drawn].all()
+    assert 0.05 < known.mean() < 0.9
+
+
+def test_objects_past_the_limit_are_unknown_not_background():
+    centres = [(y, x) for y in range(20, 200, 40) for x in range(20, 260, 40)]
+    item, levels = bright_discs(centres, 12)
+    training = TrainConfig(**{**PLAIN.to_dict(), "instances": 3, "frozen": ()})
+    sample = make_sample(item, levels, 1.0, np.random.default_rng(0), NETWORK, training)
+    drawn = sample["masks"].any(0)
+    missed = ndimage.binary_erosion((sample["image"][..., 0] > 130) & ~drawn, iterations=2)[2::4, 2::4]
+    assert missed.any() and not sample["known"][..., 0][missed].any()
+
+
+def test_an_image_without_objects_is_pure_background():
+    item, levels = bright_discs([], 1)
+    sample = make_sample(item, levels, 1.0, np.random.default_rng(0), NETWORK, PLAIN)
+    assert not sample["category_ids"].any() and sample["known"].all()
+
+
+def test_a_sample_depends_on_its_seed_alone():
+    item, levels = bright_discs([(40, 60), (120, 130)], 26)
+    everything = TrainConfig(crop=128, instances=10)
+    a, b = (
+        make_sample(item, levels, 1.0, np.random.default_rng([3, 5]), NETWORK, everything) for _ in range(2)
+    )
+    c = make_sample(item, levels, 1.0, np.random.default_rng([3, 6]), NETWORK, everything)
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key])
+    assert (a["image"] != c["image"]).any()
+
+
+def test_light_varies_within_the_grey_levels_and_each_step_can_be_switched_off():
+    image = np.random.default_rng(0).uniform(0, 255, (64, 64)).astype(np.float32)
+    for seed in range(40):
+        varied = vary_light(image, np.random.default_rng(seed), TrainConfig())
+        assert varied.shape == image.shape and varied.min() >= 0 and varied.max() <= 255
+        np.testing.assert_allclose(vary_light(image, np.random.default_rng(seed), PLAIN), image, rtol=1e-5)
