@@ -15,7 +15,7 @@ from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.dataset import AnnotatedImage
 from evican_model.scaling import GREY, resize
 
-__all__ = ["make_sample", "natural_scale", "vary_light"]
+__all__ = ["blank_sample", "make_sample", "natural_scale", "vary_light"]
 
 _KNOWN_STRIDE = 4
 _TINY = 12  # pixels of a cut or shrunk object below which it can no longer be recognised
@@ -74,6 +74,34 @@ def make_sample(
             "masks": padded_masks, "known": known.astype(np.float32)}  # fmt: skip
 
 
+def blank_sample(rng, network: NetworkConfig, training: TrainConfig) -> dict[str, np.ndarray]:
+    """Make a sample of a field without cells: sensor noise, medium, dust and uneven light, stretched to full contrast.
+
+    Stretching turns the noise of an empty well into structure; a network that has never seen it finds cells there.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    network, training : configs
+
+    Returns
+    -------
+    dict of arrays
+        As `make_sample` returns them, with no object, everywhere known.
+    """
+    side, rows = training.crop, training.crop // _KNOWN_STRIDE
+    field = _texture((side, side), rng)
+    low, high = np.percentile(field, (0.1, 99.9))
+    image = vary_light(np.clip((field - low) / (high - low), 0, 1) * np.float32(255), rng, training)
+    return {
+        "image": image[..., None].astype(np.float32),
+        "boxes": np.zeros((training.instances, 4), np.float32),
+        "category_ids": np.zeros(training.instances, np.int32),
+        "masks": np.zeros((training.instances, side, side), np.uint8),
+        "known": np.ones((rows, rows, len(network.categories)), np.float32),
+    }
+
+
 def vary_light(image: np.ndarray, rng: np.random.Generator, training: TrainConfig) -> np.ndarray:
     """Change how an image was lit and recorded; each step is switched by its field of `TrainConfig`.
 
@@ -105,6 +133,8 @@ def vary_light(image: np.ndarray, rng: np.random.Generator, training: TrainConfi
         x = np.clip(x, 0, 1) ** np.float32(np.exp(rng.uniform(-0.4, 0.4)))
     if training.noise and rng.random() < 0.4:
         x = x + rng.standard_normal(x.shape, dtype=np.float32) * np.float32(rng.uniform(0.005, 0.06))
+    if training.texture and rng.random() < 0.3:
+        x = x + _texture(x.shape, rng) * np.float32(rng.uniform(0.01, 0.08))
     x = np.clip(x, 0, 1) * np.float32(255)
     if training.jpeg and rng.random() < 0.2:
         x = _jpeg(x, int(rng.integers(30, 90)))
@@ -218,6 +248,19 @@ def _uneven_light(shape, rng):
     y, x = np.meshgrid(*(np.linspace(-1, 1, side, dtype=np.float32) for side in shape), indexing="ij")
     tilt_y, tilt_x, bowl = rng.uniform(-0.3, 0.3, 3).astype(np.float32)
     return 1 + tilt_y * y + tilt_x * x + bowl * (x**2 + y**2 - np.float32(0.66))
+
+
+def _texture(shape, rng):
+    """Return noise of several grain sizes, some of them streaks, with standard deviation 1: no cell looks like it."""
+    field = np.zeros(shape, np.float32)
+    for grain in (1, 2, 5, 15, 50, 150):
+        strength = rng.uniform(0, 1) ** 2
+        stretch = np.exp(rng.uniform(-1, 1)) if rng.random() < 0.3 else 1.0
+        small = [max(2, round(side / max(1.0, grain * s))) for side, s in zip(shape, (stretch, 1 / stretch))]
+        noise = rng.standard_normal(small, dtype=np.float32)
+        grown = np.asarray(Image.fromarray(noise).resize(shape[::-1], Image.BICUBIC))
+        field += np.float32(strength / (grown.std() + 1e-6)) * grown
+    return field / (field.std() + np.float32(1e-6))
 
 
 def _jpeg(image, quality):

@@ -136,6 +136,7 @@ class TrainConfig(_JsonConfig):
     known_border: int = 10  # pixels around annotated objects of a partly annotated image (paper, section 2.2)
     scale_low: float = 0.5
     scale_high: float = 1.8
+    blank_share: float = 0.08  # of samples that are empty fields: noise, medium and dust, no cell
     flip: bool = True
     turn: bool = True
     contrast: bool = True
@@ -143,6 +144,7 @@ class TrainConfig(_JsonConfig):
     illumination: bool = True
     defocus: bool = True
     noise: bool = True
+    texture: bool = True
     jpeg: bool = True
 
 

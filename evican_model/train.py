@@ -52,9 +52,11 @@ class SampleSource:
 
     def sample(self, number: int) -> dict[str, np.ndarray]:
         """Return sample `number`; see `augment.make_sample` for its arrays."""
-        from evican_model.augment import make_sample
+        from evican_model.augment import blank_sample, make_sample
 
         rng = np.random.default_rng([self.training.seed, int(number)])
+        if rng.random() < self.training.blank_share:
+            return blank_sample(rng, self.network, self.training)
         source = int(rng.choice(len(self.datasets), p=self.shares))
         i = int(rng.integers(len(self.datasets[source])))
         return make_sample(self.datasets[source][i], self.levels[source][i], self.scales[source][i], rng,

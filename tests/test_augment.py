@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from evican_model.augment import make_sample, natural_scale, vary_light
+from evican_model.augment import blank_sample, make_sample, natural_scale, vary_light
 from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.dataset import AnnotatedImage
 from evican_model.instances import Instances
@@ -127,3 +127,11 @@ def test_light_varies_within_the_grey_levels_and_each_step_can_be_switched_off()
         varied = vary_light(image, np.random.default_rng(seed), TrainConfig())
         assert varied.shape == image.shape and varied.min() >= 0 and varied.max() <= 255
         np.testing.assert_allclose(vary_light(image, np.random.default_rng(seed), PLAIN), image, rtol=1e-5)
+
+
+def test_blank_fields_have_full_contrast_and_no_object():
+    for seed in range(5):
+        sample = blank_sample(np.random.default_rng(seed), NETWORK, PLAIN)
+        assert not sample["category_ids"].any() and not sample["masks"].any() and sample["known"].all()
+        assert sample["image"].shape == (128, 128, 1)
+        assert sample["image"].min() == 0 and sample["image"].max() == pytest.approx(255)
