@@ -1,4 +1,4 @@
-"""Seconds, memory and where the time goes: ``python benchmarks/inference_speed.py [--cellprofiler] > benchmarks/inference_speed.md``.
+"""Seconds, memory and where the time goes, as a table: ``python benchmarks/inference_speed.py [--cellprofiler]``.
 
 Each size runs in a process of its own, so that its peak memory is its own. The image is a real one of the example
 plate, mirrored until it fills the size; cells are as large in it as the network likes them, so a size is one network
@@ -27,7 +27,7 @@ REPEATS = 7
 
 
 def mirrored(side: int) -> np.ndarray:
-    """A real image, mirrored to side x side pixels, with cells of about 60 pixels."""
+    """Return a real image, mirrored to side x side pixels, with cells of about 60 pixels."""
     from PIL import Image
 
     (path,) = PLATE.glob("*_D02_*.jpg")
@@ -165,9 +165,8 @@ def main() -> None:
         )
     if options.cellprofiler:
         run = share_of_cellprofiler()
-        print(
-            f"\n`pipelines/morphology.cppipe` on the {run['images']} images of the example plate: {run['total']:.1f} s.\n"
-        )
+        what = f"`pipelines/morphology.cppipe` on the {run['images']} images of the example plate"
+        print(f"\n{what}: {run['total']:.1f} s.\n")
         print("| module | s | share of the run |\n| --- | --- | --- |")
         rest = run["total"] - sum(run["modules"].values())
         for name, seconds in sorted(

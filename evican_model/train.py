@@ -8,9 +8,9 @@ depends only on the seed and its number.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
-import os
 import re
 import sys
 import time
@@ -23,6 +23,7 @@ from evican_model import weights as weights_file
 from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.dataset import AnnotatedImage, read_dataset
 from evican_model.errors import DatasetError, EvicanError
+from evican_model.runtime import start_tensorflow, without_chatter
 
 __all__ = ["Trainer", "main"]
 
@@ -99,8 +100,7 @@ class Trainer:
     """
 
     def __init__(self, network, training, source, output, record, start=None):
-        import tensorflow as tf
-
+        tf = start_tensorflow()
         from evican_model.network import MaskRCNN
 
         self.network_config, self.training, self.source, self.record = network, training, source, record
@@ -165,7 +165,8 @@ class Trainer:
         )
         try:
             for batch in self.source.batches(first):
-                parts = train_step(batch)
+                with without_chatter() if log.step == first else contextlib.nullcontext():
+                    parts = train_step(batch)
                 step = int(self.step.numpy())
                 log.add(step, parts)
                 progress.update()
@@ -250,7 +251,6 @@ def load_into(network, weights: str | Path) -> weights_file.WeightsInfo:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parser().parse_args(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         trainer = _prepare(options)
         trainer.run(options.stop_after)

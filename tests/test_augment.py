@@ -22,6 +22,7 @@ PLAIN = TrainConfig(
     illumination=False,
     defocus=False,
     noise=False,
+    texture=False,
     jpeg=False,
 )
 
