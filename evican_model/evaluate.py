@@ -80,7 +80,10 @@ def average_precision(
 
 def trained_on(items: Iterable[AnnotatedImage], record: dict) -> list[AnnotatedImage]:
     """Return the images whose SHA-256 stands in a training record."""
-    seen = {digest for dataset in record.get("datasets", []) for digest in dataset.get("sha256", [])}
+    seen: set[str] = set()
+    while record:  # weights that were trained further have also seen what the weights before them have
+        seen.update(digest for dataset in record.get("datasets", []) for digest in dataset.get("sha256", []))
+        record = record.get("start", {}).get("training", {})
     return [item for item in items if item.sha256 in seen]
 
 

@@ -133,15 +133,12 @@ def _run(options: argparse.Namespace) -> int:
     for image_id, path in enumerate(tqdm(paths, unit="image"), 1):
         try:
             image = read_image(path)
+            full = model.detect(image, cell_diameter=options.cell_diameter)
             if options.coco:
-                full = model.detect(
-                    image, minimum_score=options.confidence, cell_diameter=options.cell_diameter
-                )
-                results += coco_results(image_id, path.name, full)
+                least = model.config.minimum_score if options.confidence is None else options.confidence
+                results += coco_results(image_id, path.name, full.select(full.all_scores >= least))
             if options.overlay or options.labels or options.csv:
-                found = model.segment(
-                    image, confidence=options.confidence, cell_diameter=options.cell_diameter
-                )
+                found = model.resolve(full, confidence=options.confidence)
                 rows += object_rows(path.name, found)
                 counts.update({category: found.count(category) for category in found.categories})
                 _write_pictures(path, image, found, options)

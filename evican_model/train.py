@@ -275,6 +275,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--share", action="append", default=[], type=float, help="how often it is drawn (default 1)"
     )
+    parser.add_argument(
+        "--licence", action="append", default=[], help="its licence, kept in the training record"
+    )
     parser.add_argument("--output", metavar="DIR", help="run folder")
     parser.add_argument("--resume", metavar="DIR", help="go on with the run in this folder")
     parser.add_argument(
@@ -331,11 +334,17 @@ def _prepare(options) -> Trainer:
         if not any(len(item.truth) for item in items):
             raise DatasetError(f"{name} holds no annotation; there is nothing to learn from it.")
     output.mkdir(parents=True, exist_ok=True)
-    kept = {key: getattr(options, key) for key in ("dataset", "images", "share", "weights")}
+    licences = options.licence or ["" for _ in options.dataset]
+    if len(licences) != len(options.dataset):
+        raise DatasetError(
+            f"{len(licences)} --licence given for {len(options.dataset)} --dataset; give one for each."
+        )
+    kept = {key: getattr(options, key) for key in ("dataset", "images", "share", "licence", "weights")}
     run = {"options": kept, "training": training.to_dict(), "network": network.to_dict()}
     (output / "run.json").write_text(json.dumps(run, indent=1), encoding="utf-8")
     record = {
-        "datasets": [_describe(a, items) for a, items in zip(options.dataset, datasets)],
+        "datasets": [_describe(*each) for each in zip(options.dataset, datasets, licences)],
+        "start": _describe_start(start),
         "shares": shares,
     }
     return Trainer(
@@ -343,8 +352,17 @@ def _prepare(options) -> Trainer:
     )
 
 
-def _describe(annotations: str, items: list[AnnotatedImage]) -> dict:
+def _describe_start(start: str | None) -> dict:
+    """Name the weights that a run starts from, and what they in turn were made from."""
+    if start is None:
+        return {}
+    info = weights_file.check(start)
+    return {"weights": info.path.name, "sha256": info.sha256, "training": info.training}
+
+
+def _describe(annotations: str, items: list[AnnotatedImage], licence: str) -> dict:
     info = json.loads(Path(annotations).read_text(encoding="utf-8")).get("info", {})
+    info = {**info, "licence": licence} if licence else info
     return {"annotations": Path(annotations).name, "info": info, "images": len(items),
             "instances": sum(len(item.truth) for item in items), "sha256": [item.sha256 for item in items]}  # fmt: skip
 

