@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import threading
 import warnings
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterable
+from typing import Iterable, Iterator
 
 import numpy as np
 import tifffile
@@ -19,6 +21,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MAXIMUM_PIXELS = 1_000_000_000
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PNG_END = b"IEND\xae\x42\x60\x82"
+_JPEG_END = b"\xff\xd9"
 _PILLOW_FORMATS = ("PNG", "JPEG", "BMP")
 # What Pillow's decoders were seen to raise on damaged files.
 _DAMAGE = (
@@ -57,16 +61,34 @@ def read_image(path: str | Path) -> np.ndarray:
         declares more than ``MAXIMUM_PIXELS`` pixels (read from the header, before anything is decoded).
     """
     path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be opened: {error.strerror or error}") from error
-    if not start:
-        raise ImageError(f"{path}: the file is empty")
+    start, _ = _ends(path)
     if start in _TIFF_STARTS:
         return _read_tiff(path)
     return _read_with_pillow(path, _PILLOW_FORMATS)
+
+
+def check_complete(path: str | Path) -> None:
+    """Refuse an image file that is missing, empty or cut short, without reading its pixels.
+
+    For readers that take a truncated file for a whole one. All pages of a TIFF are looked at; of formats other than
+    TIFF, PNG and JPEG only whether the file is there and not empty. Bytes that some software appends are allowed.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Raises
+    ------
+    ImageError
+        The file cannot be opened, is empty, or its end is missing.
+    """
+    path = Path(path)
+    start, end = _ends(path)
+    if start in _TIFF_STARTS:
+        with _opened_tiff(path) as tiff:
+            _check_pages(path, tiff.pages)
+    elif (start == b"\x89PNG" and _PNG_END not in end) or (start[:2] == b"\xff\xd8" and _JPEG_END not in end):
+        raise ImageError(f"{path}: truncated; its end is missing")
 
 
 def list_images(paths: Iterable[str | Path]) -> list[Path]:
@@ -98,26 +120,47 @@ def list_images(paths: Iterable[str | Path]) -> list[Path]:
     return sorted(found.values(), key=lambda file: (file.name, str(file)))
 
 
-def _read_tiff(path: Path) -> np.ndarray:
-    """Read a TIFF of one plane."""
+def _ends(path: Path) -> tuple[bytes, bytes]:
+    """Return the first 4 bytes of a file, which tell its format, and the last 4096."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+            end = file.read()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be opened: {error.strerror or error}") from error
+    if not start:
+        raise ImageError(f"{path}: the file is empty")
+    return start, end
+
+
+@contextmanager
+def _opened_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
+    """Open a TIFF; whatever goes wrong while it is open becomes an `ImageError`."""
     try:
         # Only the pixels in this file count: no OME-XML, which may point to other files.
         with tifffile.TiffFile(path, is_ome=False) as tiff:
-            page = _only_page(path, tiff)
-            _check_size(path, page.imagelength, page.imagewidth)
-            _check_complete(path, page)
-            try:
-                pixels = page.asarray()
-            except (ValueError, ImportError):
-                if page.compression == 1:
-                    raise
-                # tifffile decodes LZW and others only with imagecodecs; Pillow knows the common ones.
-                return _read_with_pillow(path, ("TIFF",), frame=page.index)
-            return _as_planes(path, page, pixels)
+            yield tiff
     except ImageError:
         raise
     except Exception as error:  # tifffile raises whatever comes up where a file is damaged
         raise ImageError(f"{path}: not a readable TIFF image, perhaps truncated: {error}") from error
+
+
+def _read_tiff(path: Path) -> np.ndarray:
+    """Read a TIFF of one plane."""
+    with _opened_tiff(path) as tiff:
+        page = _only_page(path, tiff)
+        _check_size(path, page.imagelength, page.imagewidth)
+        _check_pages(path, [page])
+        try:
+            pixels = page.asarray()
+        except (ValueError, ImportError):
+            if page.compression == 1:
+                raise
+            # tifffile decodes LZW and others only with imagecodecs; Pillow knows the common ones.
+            return _read_with_pillow(path, ("TIFF",), frame=page.index)
+        return _as_planes(path, page, pixels)
 
 
 def _only_page(path: Path, tiff: tifffile.TiffFile) -> tifffile.TiffPage:
@@ -135,12 +178,14 @@ def _only_page(path: Path, tiff: tifffile.TiffFile) -> tifffile.TiffPage:
     return pages[0]
 
 
-def _check_complete(path: Path, page: tifffile.TiffPage) -> None:
+def _check_pages(path: Path, pages: Iterable[tifffile.TiffPage]) -> None:
     """Refuse pixel data that lie beyond the end of the file (readers would fill in zeros)."""
+    ends = [start + count for page in pages for start, count in zip(page.dataoffsets, page.databytecounts)]
+    if not ends:
+        raise ImageError(f"{path}: the TIFF holds no image, perhaps it is truncated")
     size = path.stat().st_size
-    needed = max((start + count for start, count in zip(page.dataoffsets, page.databytecounts)), default=0)
-    if needed > size:
-        raise ImageError(f"{path}: truncated; {size} bytes of at least {needed} are there")
+    if max(ends) > size:
+        raise ImageError(f"{path}: truncated; {size} bytes of at least {max(ends)} are there")
 
 
 def _as_planes(path: Path, page: tifffile.TiffPage, pixels: np.ndarray) -> np.ndarray:

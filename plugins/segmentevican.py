@@ -89,11 +89,9 @@ from __future__ import annotations
 
 import logging
 import os
-import struct
 import sys
 
 import numpy
-import tifffile
 from cellprofiler_core.constants.measurement import (
     C_CHILDREN,
     C_PARENT,
@@ -409,6 +407,7 @@ background is outlined, raise it (0.7). The score of each object is measured as
         CellProfiler 4.2.8 reads a truncated TIFF or JPEG as if it were whole. Version 5 stops at it, does not
         name it, and headless writes no table of the images before it.
         """
+        package = _package()
         measurements = workspace.measurements
         features = [name for name in measurements.get_feature_names(IMAGE) if name.startswith(f"{C_URL}_")]
         checked = set()  # a stack is the file of many image sets
@@ -418,9 +417,12 @@ background is outlined, raise it (0.7). The score of each object is measured as
                 if not url or url in checked or not is_file_url(url):
                     continue
                 checked.add(url)
-                problem = _problem_of_file(os.path.abspath(url2pathname(url)))
-                if problem:
-                    raise ValueError(f"{self.module_name}, image set {image_number}: {problem}.")
+                try:
+                    package.images.check_complete(os.path.abspath(url2pathname(url)))
+                except package.ImageError as error:
+                    raise ValueError(
+                        f"{self.module_name}, image set {image_number}: image file {error}."
+                    ) from error
 
     def prepare_to_create_batch(self, workspace, fn_alter_path):
         """Let the folder of the weights be renamed for the machines of a cluster."""
@@ -645,6 +647,7 @@ def _package():
     """Return evican_model. Imported late: a plugin that fails to import vanishes from CellProfiler's list."""
     try:
         import evican_model
+        import evican_model.images
         import evican_model.weights
     except ImportError as error:
         checkout = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -655,31 +658,6 @@ def _package():
             f'runs CellProfiler: "{sys.executable}" -m pip install "{checkout}"'
         ) from error
     return evican_model
-
-
-def _problem_of_file(path):
-    """Return a sentence on an image file that is missing or cut short, or None. Reads no pixels."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(8)
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 4096))
-            end = file.read()
-        if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            with tifffile.TiffFile(path, is_ome=False) as tiff:  # OME metadata would open other files
-                parts = [part for page in tiff.pages for part in zip(page.dataoffsets, page.databytecounts)]
-            whole = len(parts) > 0 and max(offset + count for offset, count in parts) <= size
-        elif start[:4] == b"\x89PNG":
-            whole = b"IEND\xae\x42\x60\x82" in end
-        elif start[:2] == b"\xff\xd8":  # JPEG
-            whole = b"\xff\xd9" in end
-        else:
-            whole = size > 0  # of other formats only their reader can tell
-    except OSError as error:
-        return f"the image file {path} cannot be opened ({error.strerror or error})"
-    except (tifffile.TiffFileError, ValueError, IndexError, KeyError, struct.error) as error:
-        return f"the image file {path} is damaged or truncated ({error})"
-    return None if whole else f"the image file {path} is empty or truncated: its end is missing"
 
 
 def _summary(areas, scores, detected):

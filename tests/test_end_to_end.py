@@ -187,7 +187,7 @@ class TestBadInput:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         code, printed = cellprofiler(ROOT / "pipelines" / "morphology.cppipe", one_image, tmp_path / "out")
         assert code != 0
-        assert re.search(f"image file {re.escape(str(path))} .*truncated", printed)
+        assert re.search(f"image file {re.escape(str(path))}: .*truncated", printed)
 
 
 class TestShippedPipelines:

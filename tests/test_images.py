@@ -9,17 +9,17 @@ import tifffile
 from PIL import Image
 
 from evican_model.errors import ImageError
-from evican_model.images import list_images, read_image
+from evican_model.images import check_complete, list_images, read_image
 
 GREY = (np.arange(40 * 60).reshape(40, 60) * 7 % 251).astype(np.uint8)
 GREY16 = (np.arange(40 * 60).reshape(40, 60) * 27).astype(np.uint16)
 COLOUR = np.stack([GREY, GREY[::-1], GREY // 2], -1)
 
 
-def refuses(path, *words):
+def refuses(path, *words, function=read_image):
     """Check that reading fails with a sentence that names the file and says these words."""
     with pytest.raises(ImageError) as caught:
-        read_image(path)
+        function(path)
     message = str(caught.value)
     assert path.name in message
     for word in words:
@@ -230,6 +230,45 @@ class TestRefused:
         with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as tiff:
             tiff.pages[0].tags["ImageLength"].overwrite(0)
         refuses(tmp_path / "a.tif")
+
+
+class TestComplete:
+    """What `check_complete` says of a file whose pixels it does not read."""
+
+    @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "compressed.tif", "big.tif"])
+    def test_files_that_are_cut_short(self, tmp_path, name):
+        noise = np.random.default_rng(0).integers(0, 256, (300, 300)).astype(np.uint8)
+        path = tmp_path / name
+        if name == "big.tif":
+            tifffile.imwrite(path, noise, bigtiff=True, metadata=None)
+        else:
+            save(path, noise, **({"compression": "tiff_lzw"} if name == "compressed.tif" else {}))
+        whole = path.read_bytes()
+        check_complete(path)
+        for length in (6, len(whole) * 6 // 10, len(whole) - 1):
+            path.write_bytes(whole[:length])
+            refuses(path, "truncated", function=check_complete)
+        path.write_bytes(whole + b"some software appends bytes")
+        check_complete(str(path))
+
+    def test_all_pages_of_a_stack_count(self, tmp_path):
+        path = tmp_path / "a.tif"
+        with tifffile.TiffWriter(path) as tiff:
+            for _ in range(3):
+                tiff.write(GREY, metadata=None)
+        check_complete(path)
+        path.write_bytes(path.read_bytes()[:-1])
+        refuses(path, "truncated", function=check_complete)
+
+    def test_missing_empty_and_folder(self, tmp_path):
+        refuses(tmp_path / "gone.png", "cannot be opened", "No such file", function=check_complete)
+        refuses(tmp_path, "cannot be opened", function=check_complete)
+        (tmp_path / "a.tif").touch()
+        refuses(tmp_path / "a.tif", "empty", function=check_complete)
+
+    def test_of_other_formats_only_their_reader_can_tell(self, tmp_path):
+        (tmp_path / "a.nd2").write_bytes(b"anything")
+        check_complete(tmp_path / "a.nd2")
 
 
 class TestListing:
