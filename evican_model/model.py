@@ -45,7 +45,7 @@ def load_model(weights: str | Path = "bundled") -> Model:
     for name, variable in variables.items():
         variable.assign(tensors[name])
     with without_chatter():  # the one trace that serves all sizes is made here, not in the user's first image
-        network.detect(tf.zeros([1, info.config.strides[-1], info.config.strides[-1], 3]))
+        network.detect(tf.zeros([1, info.config.strides[-1], info.config.strides[-1], 3]), 0.5)
     return Model(network, info)
 
 
@@ -108,8 +108,9 @@ class Model:
         EvicanError
             If a parameter is out of its range.
         """
-        self._confidences(confidence)  # a wrong one is said before the work
-        return self.resolve(self.detect(image, cell_diameter=cell_diameter), confidence=confidence, mask=mask)
+        least = float(self._confidences(confidence).min())
+        found = self.detect(image, minimum_score=least, cell_diameter=cell_diameter)
+        return self.resolve(found, confidence=confidence, mask=mask)
 
     def resolve(
         self,
@@ -145,33 +146,37 @@ class Model:
         """Find all objects, as they are: they may overlap, and weak ones are there as well.
 
         This is what average precision is computed from. Parameters and errors are those of `segment`;
-        `minimum_score` is ``config.minimum_score`` by default and cannot be lower.
+        `minimum_score`, 0 to 1, is ``config.minimum_score`` by default.
         """
         if minimum_score is None:
             minimum_score = self.config.minimum_score
+        # The scale is measured on confident objects, whatever else is asked for.
+        least = min(minimum_score, self.config.confidence)
         levels = normalise(to_grey(image))
         if levels.min() == levels.max():
             return Instances.empty(levels.shape, self.config.categories)
         if cell_diameter is None:
-            found = choose_scale(levels, self._detect_at, self.config)
+            found = choose_scale(
+                levels, lambda image, scale: self._detect_at(image, scale, least), self.config
+            )
         elif cell_diameter > 0:
-            found = self._detect_at(levels, self.config.cell_diameter / cell_diameter)
+            found = self._detect_at(levels, self.config.cell_diameter / cell_diameter, least)
         else:
             raise EvicanError(
                 f"cell_diameter is {cell_diameter}; expected pixels above 0, or None for automatic."
             )
         return found.select(found.all_scores >= minimum_score).sorted_by_score()
 
-    def _detect_at(self, levels: np.ndarray, scale: float) -> Instances:
+    def _detect_at(self, levels: np.ndarray, scale: float, minimum_score: float) -> Instances:
         """Detect with the image scaled by `scale`, tile by tile; masks come out at the image's own size."""
         tile, overlap = (max(1, round(side / scale)) for side in (self.config.tile, self.config.tile_overlap))
         tiles = plan_tiles(levels.shape, tile, overlap)
-        parts = [(part, self._detect_tile(levels, part, scale)) for part in tiles]
+        parts = [(part, self._detect_tile(levels, part, scale, minimum_score)) for part in tiles]
         if len(parts) == 1:
             return parts[0][1]
         return merge_tiles(parts, levels.shape, self.config.categories)
 
-    def _detect_tile(self, levels: np.ndarray, tile: Tile, scale: float) -> Instances:
+    def _detect_tile(self, levels: np.ndarray, tile: Tile, scale: float, minimum_score: float) -> Instances:
         import tensorflow as tf
 
         height, width = tile.y2 - tile.y1, tile.x2 - tile.x1
@@ -181,7 +186,7 @@ class Model:
             (-(-rows // coarsest) * coarsest, -(-columns // coarsest) * coarsest), GREY, np.float32
         )
         canvas[:rows, :columns] = resize(levels[tile.y1 : tile.y2, tile.x1 : tile.x2], rows, columns)
-        found = self.network.detect(tf.constant(np.repeat(canvas[None, :, :, None], 3, -1)))
+        found = self.network.detect(tf.constant(np.repeat(canvas[None, :, :, None], 3, -1)), minimum_score)
         boxes, masks = found["boxes"].numpy(), found["masks"].numpy()
         back = np.array([height / rows, width / columns] * 2, np.float32)
         boxes, crops = paste_masks(masks, boxes * back, (height, width))

@@ -34,7 +34,8 @@ class MaskRCNN(tf.Module):
         self.mask_head = roi.mask_head(config)
         self.parts = [self.backbone, self.pyramid, self.rpn, self.box_head, self.mask_head]
         self.detect = tf.function(
-            self.forward, input_signature=[tf.TensorSpec([1, None, None, 3], tf.float32)]
+            self.forward,
+            input_signature=[tf.TensorSpec([1, None, None, 3], tf.float32), tf.TensorSpec([], tf.float32)],
         )  # one trace serves every image size
 
     def named_variables(self) -> dict[str, tf.Variable]:
@@ -49,13 +50,15 @@ class MaskRCNN(tf.Module):
                     named[f"{layer.name}/{tensor}"] = variable
         return named
 
-    def forward(self, image):
+    def forward(self, image, minimum_score):
         """Detect the objects of one image.
 
         Parameters
         ----------
         image : float32 tensor [1, height, width, 3]
             Grey levels 0 to 255; sides are multiples of 64.
+        minimum_score : float32 tensor []
+            Weaker detections are dropped before their masks are drawn: half of the work in a dense image.
 
         Returns
         -------
@@ -67,7 +70,8 @@ class MaskRCNN(tf.Module):
         pyramid, objectness, offsets, anchors = self.propose(image)
         rois = rpn.propose(objectness[0], offsets[0], anchors, height, width, self.config)
         logits, refinements = self.box_head(self.align(pyramid, rois, self.config.box_pool))
-        found, category_ids, scores = roi.detections(logits, refinements, rois, height, width, self.config)
+        outputs = roi.detections(logits, refinements, rois, height, width, minimum_score, self.config)
+        found, category_ids, scores = outputs
         masks = self.mask_head(self.align(pyramid, found, self.config.mask_pool))
         masks = tf.sigmoid(tf.gather(masks, category_ids - 1, axis=3, batch_dims=1))
         return {"boxes": found, "category_ids": category_ids, "scores": scores, "masks": masks}

@@ -196,7 +196,7 @@ def mask_loss(logits, rois, masks, category_ids, positive):
     return losses.masked_mean(tf.reduce_mean(cross_entropy, [1, 2]), tf.cast(positive, tf.float32))
 
 
-def detections(logits, offsets, rois, height, width, config: NetworkConfig):
+def detections(logits, offsets, rois, height, width, minimum_score, config: NetworkConfig):
     """Turn one image's box-head output into detections, best first.
 
     Every category may claim an ROI (not only the likeliest one), since a nucleus can fill its cell.
@@ -207,6 +207,7 @@ def detections(logits, offsets, rois, height, width, config: NetworkConfig):
     offsets : tensor [n, categories, 4]
     rois : tensor [n, 4]
     height, width : int tensors
+    minimum_score : float or tensor []
 
     Returns
     -------
@@ -218,7 +219,7 @@ def detections(logits, offsets, rois, height, width, config: NetworkConfig):
     candidates = tf.reshape(boxes.decode(offsets, rois[:, None], config.box_std), [-1, 4])
     candidates = boxes.clip(candidates, height, width)
     category = tf.tile(tf.range(categories), [tf.shape(rois)[0]])
-    worth = tf.where((scores >= config.minimum_score) & (boxes.area(candidates) >= 1.0))[:, 0]
+    worth = tf.where((scores >= minimum_score) & (boxes.area(candidates) >= 1.0))[:, 0]
     scores, candidates, category = (tf.gather(x, worth) for x in (scores, candidates, category))
     # One pass suppresses within each category: the categories are moved apart by more than an image.
     apart = tf.cast(category * (tf.maximum(height, width) + 1), tf.float32)[:, None]

@@ -141,8 +141,8 @@ def test_detections_are_suppressed_within_a_category_only():
     box = [10.0, 10, 30, 30]
     rois = tf.constant([box, [11.0, 10, 31, 30], [10.0, 10, 30, 31], [40.0, 40, 60, 60]])
     logits = tf.constant([[0.0, 3, 0], [0, 2, 0], [0, 0, 4], [0, 0, 1]])
-    boxes, category_ids, scores = roi.detections(logits, tf.zeros([4, 2, 4]), rois, 64, 64,
-                                                 NetworkConfig(minimum_score=0.5))  # fmt: skip
+    found = roi.detections(logits, tf.zeros([4, 2, 4]), rois, 64, 64, 0.5, NETWORK)
+    boxes, category_ids, scores = found
     np.testing.assert_array_equal(category_ids, [2, 1, 2])
     np.testing.assert_allclose(boxes, [rois[2], rois[0], rois[3]])
     assert (np.diff(scores) <= 0).all()
