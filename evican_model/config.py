@@ -89,7 +89,9 @@ class NetworkConfig(_JsonConfig):
     detection_iou: float = 0.5  # 0.3 (Matterport) drops touching elongated cells
     detections: int = 400  # a tile; Matterport's 100 silently cuts dense fields
     minimum_score: float = 0.05  # floor of `Model.detect`, as low as average precision needs
-    confidence: float = 0.5  # working confidence of `Model.segment`
+    confidence: float = (
+        0.7  # of `Model.segment`: F1 is near its best on every set we have (benchmarks/confidence.md)
+    )
     tile: int = 1024
     tile_overlap: int = 192  # about three typical cells: an object up to this long is whole in some tile
     cell_diameter: float = 64.0  # the size that typical cells are scaled to; training is centred on it

@@ -306,13 +306,13 @@ from parent to child or means for each parent. Only one module can relate the tw
     def _confidence(plural, singular):
         return Float(
             f"Minimum confidence for {plural}",
-            0.5,
+            0.7,
             minval=0.05,
             maxval=1.0,
             doc=f"""\
 The network gives each {singular} a score from 0 to 1; {plural} with a lower score than this are
-discarded. If real {plural} are missed, lower it (0.3 is a good second try). If debris or
-background is outlined, raise it (0.7). The score of each object is measured as
+discarded. If real {plural} are missed, lower it (0.5 is a good second try). If debris or
+background is outlined, raise it (0.85). The score of each object is measured as
 *{M_SCORE}*, so you may also keep this low and choose with **FilterObjects** later.
 """,
         )
