@@ -51,9 +51,8 @@ def main() -> None:
     ).stdout
     print("# Which confidence: F1 (precision / recall) at IoU 0.5, of `Model.segment`\n")
     limit = f", first {options.first} images of each" if options.first else ""
-    print(
-        f"`python benchmarks/confidence.py`{limit}; commit {commit.strip()}, weights SHA-256 {model.info.sha256[:12]}.\n"
-    )
+    weights = f"weights SHA-256 {model.info.sha256[:12]}"
+    print(f"`python benchmarks/confidence.py`{limit}; commit {commit.strip()}, {weights}.\n")
     print("| set | category | " + " | ".join(map(str, LEAST)) + " |\n" + "| --- " * (len(LEAST) + 2) + "|")
     for one in options.sets:
         name, _, place = one.partition("=")

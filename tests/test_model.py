@@ -23,8 +23,8 @@ def model():
 
 @pytest.fixture(scope="module")
 def image(plate_image):
-    """The example with the most objects of middling size."""
-    return plate_image("D02")
+    """An example with many clear cells."""
+    return plate_image("B04")
 
 
 def test_importing_the_package_does_not_load_tensorflow():

@@ -67,7 +67,7 @@ def make(plugin, pixels, settings, **image):
     module.x_name.value = IMAGE
     module.show_window = False
     module.set_module_num(1)
-    for name, value in settings.items():
+    for name, value in {"cell_confidence": 0.5, "nucleus_confidence": 0.5, **settings}.items():
         getattr(module, name).value = value
     pipeline = Pipeline()
     pipeline.add_module(module)
