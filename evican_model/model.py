@@ -44,6 +44,7 @@ def load_model(weights: str | Path = "bundled") -> Model:
     tensors = weights_file.read_tensors(info.path, {name: tuple(v.shape) for name, v in variables.items()})
     for name, variable in variables.items():
         variable.assign(tensors[name])
+    network.fold()
     with without_chatter():  # the one trace that serves all sizes is made here, not in the user's first image
         network.detect(tf.zeros([1, info.config.strides[-1], info.config.strides[-1], 3]), 0.5)
     return Model(network, info)

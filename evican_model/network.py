@@ -9,7 +9,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from evican_model import boxes, roi, rpn
-from evican_model.backbones import backbone
+from evican_model.backbones import backbone, fold
 from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.fpn import feature_pyramid
 
@@ -28,6 +28,7 @@ class MaskRCNN(tf.Module):
         super().__init__(name="mask_rcnn")
         self.config = config
         self.backbone = backbone(config.backbone)
+        self.folded = None
         self.pyramid = feature_pyramid([c.shape[-1] for c in self.backbone.outputs], config.fpn_channels)
         self.rpn = rpn.rpn_head(config)
         self.box_head = roi.box_head(config)
@@ -67,7 +68,7 @@ class MaskRCNN(tf.Module):
             the probability of each pixel of the box.
         """
         height, width = tf.shape(image)[1], tf.shape(image)[2]
-        pyramid, objectness, offsets, anchors = self.propose(image)
+        pyramid, objectness, offsets, anchors = self.propose(image, self.folded or self.backbone)
         rois = rpn.propose(objectness[0], offsets[0], anchors, height, width, self.config)
         logits, refinements = self.box_head(self.align(pyramid, rois, self.config.box_pool))
         outputs = roi.detections(logits, refinements, rois, height, width, minimum_score, self.config)
@@ -76,10 +77,14 @@ class MaskRCNN(tf.Module):
         masks = tf.sigmoid(tf.gather(masks, category_ids - 1, axis=3, batch_dims=1))
         return {"boxes": found, "category_ids": category_ids, "scores": scores, "masks": masks}
 
-    def propose(self, images):
+    def fold(self):
+        """Copy the backbone for faster detection; weights that change later change only the original."""
+        self.folded = fold(self.backbone, self.config.backbone)
+
+    def propose(self, images, backbone=None):
         """Backbone, pyramid and RPN: levels P2 to P6, objectness, offsets [batch, anchors, ...], and the anchors."""
         normalised = (images - self.config.pixel_mean) / self.config.pixel_std
-        pyramid = self.pyramid(self.backbone(normalised))
+        pyramid = self.pyramid((backbone or self.backbone)(normalised))
         outputs = [self.rpn(level) for level in pyramid]
         objectness, offsets = (tf.concat(part, 1) for part in zip(*outputs))
         anchors = boxes.anchors(tf.shape(images)[1], tf.shape(images)[2], self.config)

@@ -213,3 +213,9 @@ def test_to_grey_takes_bool_and_averages_colour():
     colour = np.zeros((2, 2, 3), np.uint8)
     colour[..., 0] = 255
     np.testing.assert_allclose(to_grey(colour), 85)
+
+
+def test_folded_backbone_gives_the_features_of_the_trained_one(model):
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 128, 192, 3)).astype(np.float32)
+    for plain, folded in zip(model.network.backbone(image), model.network.folded(image)):
+        np.testing.assert_allclose(folded, plain, atol=1e-4 * float(np.abs(plain).max()))
