@@ -172,7 +172,10 @@ class Model:
         """Detect with the image scaled by `scale`, tile by tile; masks come out at the image's own size."""
         tile, overlap = (max(1, round(side / scale)) for side in (self.config.tile, self.config.tile_overlap))
         tiles = plan_tiles(levels.shape, tile, overlap)
-        parts = [(part, self._detect_tile(levels, part, scale, minimum_score)) for part in tiles]
+        parts = []
+        for part in tiles:
+            found = self._detect_tile(levels, part, scale, minimum_score)
+            parts.append((part, found.select(~_in_seam(found.all_boxes, part, levels.shape, overlap // 2))))
         if len(parts) == 1:
             return parts[0][1]
         return merge_tiles(parts, levels.shape, self.config.categories)
@@ -209,3 +212,18 @@ class Model:
         if not ((least >= 0) & (least <= 1)).all():
             raise EvicanError(f"confidence is {dict(confidence)}; expected values from 0 to 1.")
         return least
+
+
+def _in_seam(boxes: np.ndarray, tile: Tile, shape: tuple[int, int], width: int) -> np.ndarray:
+    """Tell which boxes lie whole in the strip along an inner edge of their tile, bool [N].
+
+    There the network sees half of the surroundings and finds what is not there; the neighbouring tile, in which the
+    strip is not at the edge, judges better.
+    """
+    y1, x1, y2, x2 = boxes.T
+    return (
+        ((tile.y1 > 0) & (y2 <= tile.y1 + width))
+        | ((tile.x1 > 0) & (x2 <= tile.x1 + width))
+        | ((tile.y2 < shape[0]) & (y1 >= tile.y2 - width))
+        | ((tile.x2 < shape[1]) & (x1 >= tile.x2 - width))
+    )
