@@ -23,7 +23,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 PLATE = ROOT / "pipelines" / "example_plate"
 SIZES = (512, 1024, 2048, 4096)
-REPEATS = 7
+REPEATS = 3
 
 
 def mirrored(side: int) -> np.ndarray:

@@ -97,6 +97,7 @@ class NetworkConfig(_JsonConfig):
     cell_diameter: float = 64.0  # the size that typical cells are scaled to; training is centred on it
     nucleus_diameter: float = 32.0
     first_look: int = 512  # longest side of the copy on which the size of the objects is measured
+    smallest_look: float = 0.25  # scale of the first look at a huge image: smaller, typical cells would be dots
     further_looks: int = 2
     scale_tolerance: float = 1.35  # objects this near their typical size need no further look
     largest_scale: float = 4.0

@@ -120,7 +120,7 @@ def choose_scale(levels: np.ndarray, detect_at, config: NetworkConfig):
     -------
     Instances
     """
-    scale = min(config.first_look / max(levels.shape), 1.0)
+    scale = min(max(config.first_look / max(levels.shape), config.smallest_look), 1.0)
     found = detect_at(levels, scale)
     for _ in range(config.further_looks):
         wanted = min(scale * _size_factor(found, scale, config), config.largest_scale)
