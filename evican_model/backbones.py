@@ -28,12 +28,12 @@ def backbone(name: str, folded: bool = False) -> tf.keras.Model:
     name : str
         ``efficientnet_lite0``.
     folded : bool
-        Without batch norms, for weights that `fold` has put into the convolutions.
+        Without batch norms and for grey images, for weights that `fold` has made.
 
     Returns
     -------
     keras.Model
-        Maps float32 [batch, height, width, 3] to the list C2, C3, C4, C5.
+        Maps float32 [batch, height, width, 3], or 1 when folded, to the list C2, C3, C4, C5.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def backbone(name: str, folded: bool = False) -> tf.keras.Model:
 
 
 def fold(source: tf.keras.Model, name: str) -> tf.keras.Model:
-    """Put each frozen batch norm into the convolution before it: the same outputs in about half the time.
+    """Put each frozen batch norm into the convolution before it, and colour into grey: the same outputs, sooner.
 
     Parameters
     ----------
@@ -68,6 +68,8 @@ def fold(source: tf.keras.Model, name: str) -> tf.keras.Model:
         part, kind = layer.name.rsplit("_", 1)
         gamma, beta, mean, variance = source.get_layer(f"{part}_{_NORM_OF[kind]}").get_weights()
         (kernel,) = source.get_layer(layer.name).get_weights()
+        if layer.name == "stem_conv":  # the three colours of a grey image are one: their kernels add up
+            kernel = kernel.sum(2, keepdims=True)
         gain = gamma / np.sqrt(variance + _EPSILON)
         # A depthwise kernel has its channels on the third axis [rows, columns, channels, 1], the others on the last.
         layer.set_weights([kernel * (gain[:, None] if kind == "dw" else gain), beta - mean * gain])
@@ -75,7 +77,7 @@ def fold(source: tf.keras.Model, name: str) -> tf.keras.Model:
 
 
 def _efficientnet_lite0(folded: bool) -> tf.keras.Model:
-    image = layers.Input((None, None, 3), name="image")
+    image = layers.Input((None, None, 1 if folded else 3), name="image")
     x = _convolve(image, layers.Conv2D(32, 3, 2, "same", use_bias=folded, name="stem_conv"), folded)
     x = layers.ReLU(6.0, name="stem_relu")(x)
     features, block, channels = [], 0, 32

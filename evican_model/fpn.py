@@ -29,9 +29,16 @@ def feature_pyramid(channels_in: list[int], channels: int) -> tf.keras.Model:
     lateral = [layers.Conv2D(channels, 1, name=f"fpn_c{i}p{i}")(c) for i, c in enumerate(inputs, start=2)]
     merged = [lateral[-1]]
     for below in reversed(lateral[:-1]):
-        merged.insert(0, layers.Add()([layers.UpSampling2D(2)(merged[0]), below]))
+        merged.insert(0, layers.Add()([_Double()(merged[0]), below]))
     # Separable: the 3 x 3 smoothing at stride 4 is the dearest layer of the whole network when it is dense.
     pyramid = [layers.SeparableConv2D(channels, 3, padding="same", name=f"fpn_p{i}")(m)
                for i, m in enumerate(merged, start=2)]  # fmt: skip
     pyramid.append(layers.MaxPooling2D(1, 2, name="fpn_p6")(pyramid[-1]))
     return tf.keras.Model(inputs, pyramid, name="feature_pyramid")
+
+
+class _Double(tf.keras.layers.Layer):
+    """Each pixel four times: what `UpSampling2D` does, which Keras 3 builds from two slow copies."""
+
+    def call(self, level):
+        return tf.image.resize(level, 2 * tf.shape(level)[1:3], method="nearest")

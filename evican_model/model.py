@@ -46,7 +46,7 @@ def load_model(weights: str | Path = "bundled") -> Model:
         variable.assign(tensors[name])
     network.fold()
     with without_chatter():  # the one trace that serves all sizes is made here, not in the user's first image
-        network.detect(tf.zeros([1, info.config.strides[-1], info.config.strides[-1], 3]), 0.5)
+        network.detect(tf.zeros([1, info.config.strides[-1], info.config.strides[-1], 1]), 0.5)
     return Model(network, info)
 
 
@@ -175,7 +175,7 @@ class Model:
         parts = []
         for part in tiles:
             found = self._detect_tile(levels, part, scale, minimum_score)
-            parts.append((part, found.select(~_in_seam(found.all_boxes, part, levels.shape, overlap // 2))))
+            parts.append((part, found.select(~_in_seam(found.all_boxes, part, found.shape, overlap // 2))))
         if len(parts) == 1:
             return parts[0][1]
         return merge_tiles(parts, levels.shape, self.config.categories)
@@ -190,7 +190,7 @@ class Model:
             (-(-rows // coarsest) * coarsest, -(-columns // coarsest) * coarsest), GREY, np.float32
         )
         canvas[:rows, :columns] = resize(levels[tile.y1 : tile.y2, tile.x1 : tile.x2], rows, columns)
-        found = self.network.detect(tf.constant(np.repeat(canvas[None, :, :, None], 3, -1)), minimum_score)
+        found = self.network.detect(tf.constant(canvas[None, :, :, None]), minimum_score)
         boxes, masks = found["boxes"].numpy(), found["masks"].numpy()
         back = np.array([height / rows, width / columns] * 2, np.float32)
         boxes, crops = paste_masks(masks, boxes * back, (height, width))
@@ -214,7 +214,7 @@ class Model:
         return least
 
 
-def _in_seam(boxes: np.ndarray, tile: Tile, shape: tuple[int, int], width: int) -> np.ndarray:
+def _in_seam(boxes: np.ndarray, tile: Tile, shape: tuple[int, ...], width: int) -> np.ndarray:
     """Tell which boxes lie whole in the strip along an inner edge of their tile, bool [N].
 
     There the network sees half of the surroundings and finds what is not there; the neighbouring tile, in which the

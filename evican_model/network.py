@@ -36,7 +36,7 @@ class MaskRCNN(tf.Module):
         self.parts = [self.backbone, self.pyramid, self.rpn, self.box_head, self.mask_head]
         self.detect = tf.function(
             self.forward,
-            input_signature=[tf.TensorSpec([1, None, None, 3], tf.float32), tf.TensorSpec([], tf.float32)],
+            input_signature=[tf.TensorSpec([1, None, None, 1], tf.float32), tf.TensorSpec([], tf.float32)],
         )  # one trace serves every image size
 
     def named_variables(self) -> dict[str, tf.Variable]:
@@ -56,7 +56,7 @@ class MaskRCNN(tf.Module):
 
         Parameters
         ----------
-        image : float32 tensor [1, height, width, 3]
+        image : float32 tensor [1, height, width, 1]
             Grey levels 0 to 255; sides are multiples of 64.
         minimum_score : float32 tensor []
             Weaker detections are dropped before their masks are drawn: half of the work in a dense image.
@@ -68,7 +68,7 @@ class MaskRCNN(tf.Module):
             the probability of each pixel of the box.
         """
         height, width = tf.shape(image)[1], tf.shape(image)[2]
-        pyramid, objectness, offsets, anchors = self.propose(image, self.folded or self.backbone)
+        pyramid, objectness, offsets, anchors = self.propose(image, self.folded)
         rois = rpn.propose(objectness[0], offsets[0], anchors, height, width, self.config)
         logits, refinements = self.box_head(self.align(pyramid, rois, self.config.box_pool))
         outputs = roi.detections(logits, refinements, rois, height, width, minimum_score, self.config)
@@ -78,13 +78,17 @@ class MaskRCNN(tf.Module):
         return {"boxes": found, "category_ids": category_ids, "scores": scores, "masks": masks}
 
     def fold(self):
-        """Copy the backbone for faster detection; weights that change later change only the original."""
+        """Copy the backbone into one for grey images without batch norms, for faster detection.
+
+        Weights that change later change only the original.
+        """
         self.folded = fold(self.backbone, self.config.backbone)
 
-    def propose(self, images, backbone=None):
+    def propose(self, images, folded=None):
         """Backbone, pyramid and RPN: levels P2 to P6, objectness, offsets [batch, anchors, ...], and the anchors."""
-        normalised = (images - self.config.pixel_mean) / self.config.pixel_std
-        pyramid = self.pyramid((backbone or self.backbone)(normalised))
+        normalised = (images - self.config.pixel_mean) / self.config.pixel_std  # [batch, height, width, 1]
+        features = folded(normalised) if folded else self.backbone(tf.repeat(normalised, 3, -1))
+        pyramid = self.pyramid(features)
         outputs = [self.rpn(level) for level in pyramid]
         objectness, offsets = (tf.concat(part, 1) for part in zip(*outputs))
         anchors = boxes.anchors(tf.shape(images)[1], tf.shape(images)[2], self.config)
@@ -102,7 +106,7 @@ class MaskRCNN(tf.Module):
         Parameters
         ----------
         batch : dict of tensors
-            ``image`` [batch, height, width, 3], ``boxes`` [batch, instances, 4], ``category_ids`` [batch, instances]
+            ``image`` [batch, height, width, 1], ``boxes`` [batch, instances, 4], ``category_ids`` [batch, instances]
             (0: padding), ``masks`` uint8 [batch, instances, height, width], ``known`` [batch, rows, columns,
             categories] at the stride of P2.
         training : TrainConfig

@@ -33,6 +33,9 @@ def start_tensorflow():
         ``tensorflow``.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Keep the memory of large feature maps for the next layer: asking the system for fresh pages each time costs a
+    # fifth of the CPU time of an image (benchmarks/inference_speed.md).
+    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
     with without_chatter():
         import tensorflow as tf
 

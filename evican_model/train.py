@@ -186,7 +186,6 @@ class Trainer:
     def _train_step(self, batch):
         import tensorflow as tf
 
-        batch = {**batch, "image": tf.repeat(batch["image"], 3, -1)}
         with tf.GradientTape() as tape:
             parts = self.network.losses(batch, self.training)
             total = tf.add_n([_LOSS_WEIGHTS[name] * value for name, value in parts.items()])
