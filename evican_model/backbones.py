@@ -7,46 +7,50 @@ import tensorflow as tf
 
 from evican_model.errors import EvicanError
 
-__all__ = ["backbone", "fold"]
+__all__ = ["backbone", "fold", "frozen_layers", "stages"]
 
 layers = tf.keras.layers
 
 _EPSILON = 1e-3
-_NORM_OF = {"conv": "bn", "expand": "bn0", "dw": "bn1", "project": "bn2"}
 
 # EfficientNet-Lite (Tan & Le 2019, table 1, without squeeze-and-excite and with ReLU6):
 # repeats, kernel, stride, expansion, channels out
 _LITE_STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
                 (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
+_LITE_NORMS = {"conv": "bn", "expand": "bn0", "dw": "bn1", "project": "bn2"}
+
+# ResNet (He et al. 2016, table 1): blocks in the stages conv2_x to conv5_x
+_RESNET_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 
 
-def backbone(name: str, folded: bool = False) -> tf.keras.Model:
+def backbone(name: str, folded: bool = False, channels: int = 3) -> tf.keras.Model:
     """Build a backbone.
 
     Parameters
     ----------
     name : str
-        ``efficientnet_lite0``.
+        ``efficientnet_lite0``, ``resnet50`` or ``resnet101``.
     folded : bool
-        Without batch norms and for grey images, for weights that `fold` has made.
+        Without batch norms, for weights that `fold` has made.
+    channels : int
+        Of the image: 3, or 1 for grey images where folded.
 
     Returns
     -------
     keras.Model
-        Maps float32 [batch, height, width, 3], or 1 when folded, to the list C2, C3, C4, C5.
+        Maps float32 [batch, height, width, channels] to the list C2, C3, C4, C5.
 
     Raises
     ------
     EvicanError
         If there is no backbone of that name.
     """
-    builders = {"efficientnet_lite0": _efficientnet_lite0}
-    if name not in builders:
-        raise EvicanError(f"There is no backbone {name!r}; known are {sorted(builders)}.")
-    return builders[name](folded)
+    image = layers.Input((None, None, channels), name="image")
+    features = _lite0(image, folded) if _is_lite(name) else _resnet(image, _RESNET_BLOCKS[name], folded)
+    return tf.keras.Model(image, features, name=name)
 
 
-def fold(source: tf.keras.Model, name: str) -> tf.keras.Model:
+def fold(source: tf.keras.Model, name: str, channels: int = 3) -> tf.keras.Model:
     """Put each frozen batch norm into the convolution before it, and colour into grey: the same outputs, sooner.
 
     Parameters
@@ -55,29 +59,97 @@ def fold(source: tf.keras.Model, name: str) -> tf.keras.Model:
         A backbone with its weights.
     name : str
         Its name.
+    channels : int
+        Of the image. 1: what `source` makes of three equal colours, from one.
 
     Returns
     -------
     keras.Model
         For inference; it holds a copy of the weights.
     """
-    target = backbone(name, folded=True)
+    target = backbone(name, True, channels)
     for layer in target.layers:
         if not layer.weights:
             continue
-        part, kind = layer.name.rsplit("_", 1)
-        gamma, beta, mean, variance = source.get_layer(f"{part}_{_NORM_OF[kind]}").get_weights()
-        (kernel,) = source.get_layer(layer.name).get_weights()
-        if layer.name == "stem_conv":  # the three colours of a grey image are one: their kernels add up
+        gamma, beta, mean, variance = source.get_layer(_norm_name(layer.name)).get_weights()
+        kernel, *bias = source.get_layer(layer.name).get_weights()
+        if kernel.shape[2] > layer.get_weights()[0].shape[2]:  # the image: the kernels of equal colours add up
             kernel = kernel.sum(2, keepdims=True)
         gain = gamma / np.sqrt(variance + _EPSILON)
         # A depthwise kernel has its channels on the third axis [rows, columns, channels, 1], the others on the last.
-        layer.set_weights([kernel * (gain[:, None] if kind == "dw" else gain), beta - mean * gain])
+        depthwise = isinstance(layer, tf.keras.layers.DepthwiseConv2D)
+        layer.set_weights([kernel * (gain[:, None] if depthwise else gain), beta + (sum(bias) - mean) * gain])
     return target
 
 
-def _efficientnet_lite0(folded: bool) -> tf.keras.Model:
-    image = layers.Input((None, None, 1 if folded else 3), name="image")
+def stages(name: str) -> dict[int, tuple[str, ...]]:
+    """Return the layers of each stage of a backbone, by the beginning of their names up to the first ``_``.
+
+    Stage 1 is the stem, stages 2 to 5 end in C2 to C5. What is in no stage is a head: pyramid, RPN, box and mask.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    dict of int to tuple of str
+
+    Examples
+    --------
+    >>> stages("resnet50")[5]
+    ('res5a', 'res5b', 'res5c', 'bn5a', 'bn5b', 'bn5c')
+    >>> stages("efficientnet_lite0")[2]
+    ('b1', 'b2')
+    """
+    if _is_lite(name):
+        return {1: ("stem", "b0"), 2: ("b1", "b2"), 3: ("b3", "b4"), 4: tuple(f"b{i}" for i in range(5, 11)),
+                5: tuple(f"b{i}" for i in range(11, 16))}  # fmt: skip
+    parts = {1: ("conv1", "bn")}  # bn_conv1
+    for stage, blocks in enumerate(_RESNET_BLOCKS[name], start=2):
+        parts[stage] = tuple(f"{kind}{stage}{chr(97 + i)}" for kind in ("res", "bn") for i in range(blocks))
+    return parts
+
+
+def frozen_layers(name: str, trained: str) -> tuple[str, ...]:
+    """Return the layers that stay as they are in one of Matterport's training stages, as `TrainConfig.frozen` wants them.
+
+    Parameters
+    ----------
+    name : str
+        The backbone.
+    trained : str
+        ``heads`` (pyramid, RPN, box and mask head), ``3+``, ``4+``, ``5+`` (these and the backbone from that stage
+        up), or ``all``.
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    EvicanError
+        If there is no such backbone or training stage.
+
+    Examples
+    --------
+    >>> frozen_layers("efficientnet_lite0", "3+")
+    ('stem', 'b0', 'b1', 'b2')
+    """
+    first = {"heads": 6, "5+": 5, "4+": 4, "3+": 3, "all": 1}
+    if trained not in first:
+        raise EvicanError(f"There is no group of layers {trained!r}; known are {list(first)}.")
+    return tuple(part for stage, parts in stages(name).items() if stage < first[trained] for part in parts)
+
+
+def _is_lite(name: str) -> bool:
+    known = ["efficientnet_lite0", *_RESNET_BLOCKS]
+    if name not in known:
+        raise EvicanError(f"There is no backbone {name!r}; known are {known}.")
+    return name not in _RESNET_BLOCKS
+
+
+def _lite0(image, folded: bool) -> list:
     x = _convolve(image, layers.Conv2D(32, 3, 2, "same", use_bias=folded, name="stem_conv"), folded)
     x = layers.ReLU(6.0, name="stem_relu")(x)
     features, block, channels = [], 0, 32
@@ -88,7 +160,7 @@ def _efficientnet_lite0(folded: bool) -> tf.keras.Model:
             x = layers.Add(name=f"b{block}_add")([x, y]) if step == 1 and channels == filters else y
             block, channels = block + 1, filters
         features.append(x)
-    return tf.keras.Model(image, [features[i] for i in (1, 2, 4, 6)], name="efficientnet_lite0")
+    return [features[i] for i in (1, 2, 4, 6)]
 
 
 def _inverted_residual(x, name, kernel, stride, expansion, channels, filters, folded):
@@ -100,12 +172,46 @@ def _inverted_residual(x, name, kernel, stride, expansion, channels, filters, fo
     return _convolve(x, layers.Conv2D(filters, 1, use_bias=folded, name=f"{name}_project"), folded)
 
 
+def _resnet(image, blocks: tuple[int, ...], folded: bool) -> list:
+    """ResNet with bottlenecks, in Matterport's form: biases, and the stride in each stage's first 1 x 1."""
+    x = layers.ZeroPadding2D(3, name="conv1_pad")(image)
+    x = layers.ReLU(name="conv1_relu")(_convolve(x, layers.Conv2D(64, 7, 2, name="conv1"), folded))
+    x = layers.MaxPooling2D(3, 2, "same", name="pool1")(x)
+    features = []
+    for stage, count in enumerate(blocks, start=2):
+        for i in range(count):
+            stride = 2 if i == 0 and stage > 2 else 1
+            x = _bottleneck(x, f"res{stage}{chr(97 + i)}", 32 * 2 ** (stage - 1), stride, i == 0, folded)
+        features.append(x)
+    return features
+
+
+def _bottleneck(x, name, filters, stride, widens, folded):
+    y = _convolve(x, layers.Conv2D(filters, 1, stride, name=f"{name}_branch2a"), folded)
+    y = layers.ReLU(name=f"{name}_relu2a")(y)
+    y = _convolve(y, layers.Conv2D(filters, 3, padding="same", name=f"{name}_branch2b"), folded)
+    y = layers.ReLU(name=f"{name}_relu2b")(y)
+    y = _convolve(y, layers.Conv2D(4 * filters, 1, name=f"{name}_branch2c"), folded)
+    if widens:
+        x = _convolve(x, layers.Conv2D(4 * filters, 1, stride, name=f"{name}_branch1"), folded)
+    return layers.ReLU(name=f"{name}_out")(layers.Add(name=f"{name}_add")([y, x]))
+
+
 def _convolve(x, layer, folded):
     """Convolution and batch norm, or the convolution that has taken the norm in."""
     if folded:
         return layer(x)
     # Batches of one or two crops are too small for batch statistics, so the pre-trained ones are kept
     # (He et al. 2017, section 3.1); scale and shift still learn.
-    part, kind = layer.name.rsplit("_", 1)
-    norm = layers.BatchNormalization(epsilon=_EPSILON, name=f"{part}_{_NORM_OF[kind]}")
+    norm = layers.BatchNormalization(epsilon=_EPSILON, name=_norm_name(layer.name))
     return norm(layer(x), training=False)
+
+
+def _norm_name(layer: str) -> str:
+    """Name of the batch norm after a convolution."""
+    if layer == "conv1":
+        return "bn_conv1"
+    if layer.startswith("res"):
+        return "bn" + layer[len("res") :]
+    part, kind = layer.rsplit("_", 1)
+    return f"{part}_{_LITE_NORMS[kind]}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from evican_model.errors import EvicanError
 
-__all__ = ["NetworkConfig", "TrainConfig"]
+__all__ = ["PRESETS", "NetworkConfig", "TrainConfig"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,11 @@ class _JsonConfig:
                 missing
             )
             raise EvicanError(f"{source}: settings {' and '.join(what)}; known are {sorted(defaults)}.")
-        return cls(
-            **{key: _as_type_of(defaults[key], value, f"{source}: {key}") for key, value in values.items()}
-        )
+        typed = {key: _as_type_of(defaults[key], value, f"{source}: {key}") for key, value in values.items()}
+        try:
+            return cls(**typed)
+        except EvicanError as error:
+            raise EvicanError(f"{source}: {error}") from error
 
     def save(self, path: str | Path) -> None:
         """Write the config as indented JSON."""
@@ -58,41 +60,58 @@ class _JsonConfig:
 class NetworkConfig(_JsonConfig):
     """The Mask R-CNN: what is built, and how its raw outputs become detections.
 
-    The defaults are the preset ``fast``. Lengths are pixels of the network's input, boxes ``[y1, x1, y2, x2]``.
+    The defaults are the preset ``fast``; `for_preset` gives the others. Lengths are pixels of the network's input,
+    boxes ``[y1, x1, y2, x2]``. Matterport's names of the settings stand in capitals where they differ.
+
+    Which layers Matterport's training stages ``heads``, ``3+``, ``4+``, ``5+`` and ``all`` hold in each backbone,
+    `backbones.stages` and `backbones.frozen_layers` tell: what the latter returns fits `TrainConfig.frozen`.
+    Training must scale images as detection does: see ``image_scale``, ``shortest_side``, ``padding`` and ``stretch``.
     """
 
     preset: str = "fast"
     categories: tuple[str, ...] = ("Cell", "Nucleus")  # category_id is the position + 1; 0 is background
     backbone: str = "efficientnet_lite0"
-    pixel_mean: float = 127.0  # EfficientNet-Lite's own input convention
+    # What the network sees.
+    stretch: bool = True  # grey levels are stretched to the image's own range; false: 8-bit levels as they are stored
+    image_scale: str = "cells"  # to what the image is scaled: its "cells" to their size, or itself into a "square"
+    shortest_side: int = 800  # of the image in the square, if its longest stays within `tile` (IMAGE_MIN_DIM)
+    padding: float = 127.0  # grey level of what lies outside the image
+    pixel_mean: tuple[float, ...] = (127.0,)  # EfficientNet-Lite's own input convention; one value, or one a colour
     pixel_std: float = 128.0
-    fpn_channels: int = 96
+    # How boxes lie on pixels: "centres", RoIAlign exact to the pixel, or "corners", Matterport's (see geometry.py).
+    geometry: str = "centres"
+    # Layers.
+    separable: bool = True  # depthwise-separable convolutions in pyramid, RPN and mask head
+    head_norms: bool = False  # batch norms in the box and mask heads
+    fpn_channels: int = 96  # TOP_DOWN_PYRAMID_SIZE
     rpn_channels: int = 96
-    anchor_scales: tuple[int, ...] = (
-        16,
-        32,
-        64,
-        128,
-        256,
-    )  # 16, not Matterport's 32: nuclei at 10x are that small
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    box_std: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
-    pre_nms_limit: int = 2000
-    proposal_iou: float = 0.7  # non-maximum suppression among proposals
-    proposals: int = 400
-    minimum_objectness: float = 0.02  # below it a proposal costs head time and never becomes a detection
-    box_pool: int = 7
-    box_channels: int = 256
+    box_pool: int = 7  # POOL_SIZE
+    box_channels: int = 256  # FPN_CLASSIF_FC_LAYERS_SIZE
     mask_pool: int = 14
     mask_channels: int = 96
     mask_convolutions: int = 3
+    # Proposals.
+    strides: tuple[int, ...] = (4, 8, 16, 32, 64)  # of the pyramid's levels P2 to P6 (BACKBONE_STRIDES)
+    anchor_scales: tuple[int, ...] = (16, 32, 64, 128, 256)  # 16, not Matterport's 32: nuclei at 10x are that small
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    objectness_by_category: bool = True  # so that an image with one category outlined teaches nothing of the others
+    rpn_box_std: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
+    pre_nms_limit: int = 2000
+    proposal_iou: float = 0.7  # non-maximum suppression among proposals (RPN_NMS_THRESHOLD)
+    proposals: int = 400  # POST_NMS_ROIS_INFERENCE
+    training_proposals: int = 400  # POST_NMS_ROIS_TRAINING
+    minimum_objectness: float = 0.02  # below it a proposal costs head time and never becomes a detection
+    # Detections.
+    box_std: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
+    one_category: bool = False  # true: an ROI is only of its likeliest category; a nucleus can fill its cell
     detection_iou: float = 0.5  # 0.3 (Matterport) drops touching elongated cells
-    detections: int = 400  # a tile; Matterport's 100 silently cuts dense fields
+    detections: int = 400  # a tile; Matterport's 100 silently cuts dense fields (the first 100 are the same)
+    smallest_box: float = 1.0  # square pixels
     minimum_score: float = 0.05  # floor of `Model.detect`, as low as average precision needs
-    confidence: float = (
-        0.7  # of `Model.segment`: F1 is near its best on every set we have (benchmarks/confidence.md)
-    )
-    tile: int = 1024
+    # DETECTION_MIN_CONFIDENCE, of `Model.segment`: F1 is near its best on every set we have (benchmarks/confidence.md)
+    confidence: float = 0.7
+    # Tiles and scale.
+    tile: int = 1024  # longest side that the network sees at once (IMAGE_MAX_DIM)
     tile_overlap: int = 192  # about three typical cells: an object up to this long is whole in some tile
     cell_diameter: float = 64.0  # the size that typical cells are scaled to; training is centred on it
     nucleus_diameter: float = 32.0
@@ -102,10 +121,61 @@ class NetworkConfig(_JsonConfig):
     scale_tolerance: float = 1.35  # objects this near their typical size need no further look
     largest_scale: float = 4.0
 
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Pixels of the input for one step in each pyramid level, P2 to P6."""
-        return (4, 8, 16, 32, 64)
+    def __post_init__(self):
+        for name, known in (("image_scale", ("cells", "square")), ("geometry", ("centres", "corners"))):
+            if getattr(self, name) not in known:
+                raise EvicanError(f"{name} is {getattr(self, name)!r}; known are {list(known)}.")
+        if self.strides != (4, 8, 16, 32, 64) or len(self.anchor_scales) != len(self.strides):
+            raise EvicanError(
+                f"strides are {list(self.strides)} and anchor_scales {list(self.anchor_scales)}; the backbones give "
+                "the strides 4, 8, 16, 32 and 64, and each level needs one anchor scale."
+            )
+        if len(self.pixel_mean) not in (1, 3) or not self.categories:
+            raise EvicanError(
+                f"pixel_mean is {list(self.pixel_mean)}, categories {list(self.categories)}; expected one or three "
+                "grey levels, and at least one category."
+            )
+
+    @classmethod
+    def for_preset(cls, name: str) -> NetworkConfig:
+        """Return the config of a preset.
+
+        Parameters
+        ----------
+        name : str
+            ``fast``: what ships with weights. ``paper``: the paper's system, Matterport's Mask R-CNN on ResNet-101.
+            ``resnet50``: the same on ResNet-50.
+
+        Raises
+        ------
+        EvicanError
+            If there is no such preset.
+
+        Examples
+        --------
+        >>> NetworkConfig.for_preset("paper").backbone
+        'resnet101'
+        """
+        if name not in PRESETS:
+            raise EvicanError(f"There is no preset {name!r}; known are {list(PRESETS)}.")
+        return cls(preset=name, **PRESETS[name])
+
+
+# Matterport's constants, where they are not those above. What is ours, though Matterport has another value: the cap
+# on detections (100 there), and objects a training image: all of them, each with its mask at full size
+# (MAX_GT_INSTANCES = 100, or 1 in the paper's code, and mini-masks of 56 x 56, lose dense fields and fine outlines).
+_MATTERPORT: dict[str, Any] = {
+    "image_scale": "square", "padding": 0.0, "pixel_mean": (123.7, 116.8, 103.9), "pixel_std": 1.0,
+    "geometry": "corners", "separable": False, "head_norms": True, "fpn_channels": 256, "rpn_channels": 512,
+    "box_channels": 1024, "mask_channels": 256, "mask_convolutions": 4, "anchor_scales": (32, 64, 128, 256, 512),
+    "objectness_by_category": False, "pre_nms_limit": 6000, "proposals": 1000, "training_proposals": 2000,
+    "minimum_objectness": 0.0, "one_category": True, "detection_iou": 0.3, "smallest_box": 0.0,
+}  # fmt: skip
+PRESETS: dict[str, dict[str, Any]] = {
+    "fast": {},
+    "paper": {**_MATTERPORT, "backbone": "resnet101"},
+    "resnet50": {**_MATTERPORT, "backbone": "resnet50"},
+}
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class MaskRCNN(tf.Module):
 
         Weights that change later change only the original.
         """
-        self.folded = fold(self.backbone, self.config.backbone)
+        self.folded = fold(self.backbone, self.config.backbone, len(self.config.pixel_mean))
 
     def propose(self, images, folded=None):
         """Backbone, pyramid and RPN: levels P2 to P6, objectness, offsets [batch, anchors, ...], and the anchors."""
