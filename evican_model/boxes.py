@@ -7,6 +7,7 @@ import math
 import tensorflow as tf
 
 from evican_model.config import NetworkConfig
+from evican_model.geometry import geometry
 
 __all__ = ["anchors", "area", "clip", "decode", "encode", "pairwise_iou"]
 
@@ -21,21 +22,24 @@ def anchors(height, width, config: NetworkConfig):
     height, width : int or int tensor
         Size of the network's input in pixels.
     config : NetworkConfig
-        Its ``anchor_scales`` (one a level), ``anchor_ratios`` (width over height) and ``strides`` are used.
+        Its ``anchor_scales`` (one a level), ``anchor_ratios`` (width over height), ``strides`` and ``geometry``
+        are used.
 
     Returns
     -------
     tensor [anchors, 4]
+        Boxes of the config's geometry.
     """
-    levels = []
+    levels, layout = [], geometry(config)
     for scale, stride in zip(config.anchor_scales, config.strides):
-        # One anchor set in the centre of the stride x stride pixels that a place of the level stands for.
-        ys, xs = ((tf.range(-(-side // stride), dtype=tf.float32) + 0.5) * stride for side in (height, width))
+        # One anchor set in each place of the level, which stands for stride x stride pixels.
+        ys, xs = ((tf.range(-(-side // stride), dtype=tf.float32) + layout.place) * stride
+                  for side in (height, width))  # fmt: skip
         ratios = tf.sqrt(tf.constant(config.anchor_ratios, tf.float32))
         half = tf.stack([scale / ratios, scale * ratios], -1) / 2  # [ratios, 2]: height, width
         centres = tf.stack(tf.meshgrid(ys, xs, indexing="ij"), -1)[:, :, None]  # [rows, columns, 1, 2]
         levels.append(tf.reshape(tf.concat([centres - half, centres + half], -1), [-1, 4]))
-    return tf.concat(levels, 0)
+    return layout.inner(tf.concat(levels, 0))
 
 
 def area(boxes):
@@ -88,10 +92,9 @@ def decode(offsets, reference, std):
     return tf.concat([centre - size / 2, centre + size / 2], -1)
 
 
-def clip(boxes, height, width):
-    """Move the corners of boxes [..., 4] into an image of the given size."""
-    limit = tf.cast(tf.stack([height, width, height, width]), boxes.dtype)
-    return tf.clip_by_value(boxes, 0.0, limit)
+def clip(boxes, window):
+    """Move the corners of boxes [..., 4] into the box `window` [4]."""
+    return tf.clip_by_value(boxes, tf.tile(window[:2], [2]), tf.tile(window[2:], [2]))
 
 
 def _size_and_centre(boxes):

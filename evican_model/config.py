@@ -137,7 +137,7 @@ class NetworkConfig(_JsonConfig):
             )
 
     @classmethod
-    def for_preset(cls, name: str) -> NetworkConfig:
+    def for_preset(cls, name: str, **changes: Any) -> NetworkConfig:
         """Return the config of a preset.
 
         Parameters
@@ -145,6 +145,8 @@ class NetworkConfig(_JsonConfig):
         name : str
             ``fast``: what ships with weights. ``paper``: the paper's system, Matterport's Mask R-CNN on ResNet-101.
             ``resnet50``: the same on ResNet-50.
+        **changes
+            Fields that are to be otherwise.
 
         Raises
         ------
@@ -158,7 +160,7 @@ class NetworkConfig(_JsonConfig):
         """
         if name not in PRESETS:
             raise EvicanError(f"There is no preset {name!r}; known are {list(PRESETS)}.")
-        return cls(preset=name, **PRESETS[name])
+        return cls(**{"preset": name, **PRESETS[name], **changes})
 
 
 # Matterport's constants, where they are not those above. What is ours, though Matterport has another value: the cap

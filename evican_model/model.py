@@ -2,52 +2,111 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import Mapping
+from typing import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from evican_model import weights as weights_file
-from evican_model.errors import EvicanError
+from evican_model.errors import EvicanError, WeightsError
 from evican_model.instances import Instances, paste_masks
 from evican_model.runtime import start_tensorflow, without_chatter
-from evican_model.scaling import GREY, choose_scale, normalise, resize, to_grey
+from evican_model.scaling import choose_scale, grey_levels, resize, square_scale
 from evican_model.tiling import Tile, merge_tiles, plan_tiles
 
-__all__ = ["Model", "load_model"]
+__all__ = ["Model", "load_model", "read_into"]
 
 
-def load_model(weights: str | Path = "bundled") -> Model:
+def load_model(
+    weights: str | Path = "bundled",
+    *,
+    categories: Sequence[str] | None = None,
+    threads: int | None = None,
+    precision: str = "float32",
+    batch: int = 1,
+) -> Model:
     """Load weights into the network they were made for.
 
     Parameters
     ----------
     weights : str or Path
-        ``"bundled"``, the name of bundled weights (see `available_weights`), or the path of a ``.h5`` file with its
-        ``.json`` beside it.
+        ``"bundled"``, the name of bundled weights (see `available_weights`), the path of a ``.h5`` file with its
+        ``.json`` beside it, or of a file of Matterport's Mask R-CNN (recognised by its layers), which needs none.
+    categories : sequence of str, optional
+        Names of the categories of a Matterport file, which does not tell them. Without them, and without a ``.json``,
+        a warning says what the categories are called.
+    threads : int, optional
+        CPU threads that one operation of TensorFlow may use; all cores by default. It holds for the whole program, so
+        it can only be chosen before TensorFlow has begun to work.
+    precision : str
+        In which the layers compute: ``float32``; ``float16`` or ``bfloat16`` for hardware that is faster in them.
+    batch : int
+        Tiles of a large image that go through the network at once: worth more than 1 on a GPU.
 
     Returns
     -------
     Model
+        On the first GPU if TensorFlow sees one, otherwise on the CPU.
 
     Raises
     ------
     WeightsError
         If there is no such file, or it does not fit; never are other weights taken instead.
+    EvicanError
+        If another parameter is out of its range, or comes too late.
     """
-    info = weights_file.check(weights)  # before TensorFlow: a wrong path is answered at once
-    tf = start_tensorflow()
+    info = weights_file.check(weights, categories)  # before TensorFlow: a wrong path is answered at once
+    untrained = info.training.get("untrained")
+    if untrained:
+        raise WeightsError(
+            f"{info.path}: the layers {', '.join(untrained)} are not trained; they were made anew for the categories "
+            f"{list(info.config.categories)}. Train them first (python -m evican_model.train --weights {info.path})."
+        )
+    if info.matterport and categories is None and not info.path.with_suffix(".json").is_file():
+        warnings.warn(_what_was_assumed(info), stacklevel=2)
+    if batch < 1:
+        raise EvicanError(f"batch is {batch}; expected 1 or more tiles.")
+    tf = start_tensorflow(threads)
     from evican_model.network import MaskRCNN
 
-    network = MaskRCNN(info.config)
+    network = MaskRCNN(info.config, precision)
+    read_into(network, info)
+    network.fold()
+    with without_chatter():  # the traces that serve all sizes are made here, not in the user's first image
+        side = info.config.strides[-1]
+        for count in {1, batch}:
+            network.detect(tf.zeros([count, side, side, 1]), 0.5)
+    return Model(network, info, batch)
+
+
+def read_into(network, info: weights_file.WeightsInfo) -> None:
+    """Read a weights file into a network of the same architecture; every tensor or an error.
+
+    Parameters
+    ----------
+    network : evican_model.network.MaskRCNN
+    info : WeightsInfo
+
+    Raises
+    ------
+    WeightsError
+        If the file does not fit.
+    """
     variables = network.named_variables()
-    tensors = weights_file.read_tensors(info.path, {name: tuple(v.shape) for name, v in variables.items()})
+    tensors = info.read({name: tuple(variable.shape) for name, variable in variables.items()})
     for name, variable in variables.items():
         variable.assign(tensors[name])
-    network.fold()
-    with without_chatter():  # the one trace that serves all sizes is made here, not in the user's first image
-        network.detect(tf.zeros([1, info.config.strides[-1], info.config.strides[-1], 1]), 0.5)
-    return Model(network, info)
+
+
+def _what_was_assumed(info: weights_file.WeightsInfo) -> str:
+    names = info.config.categories
+    named = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return (
+        f"{info.path} is a Matterport file without {info.path.with_suffix('.json').name}: its {len(names)} categories "
+        f"are taken to be {named}, its anchors {list(info.config.anchor_scales)} pixels. Name them with "
+        "load_model(categories=...), or convert it (python -m evican_model.convert --categories ... --set ...)."
+    )
 
 
 class Model:
@@ -58,6 +117,8 @@ class Model:
     network : evican_model.network.MaskRCNN
     info : WeightsInfo
         Where its weights come from.
+    batch : int
+        Tiles that go through the network at once.
 
     Examples
     --------
@@ -68,8 +129,8 @@ class Model:
     0
     """
 
-    def __init__(self, network, info: weights_file.WeightsInfo):
-        self.network, self.info = network, info
+    def __init__(self, network, info: weights_file.WeightsInfo, batch: int = 1):
+        self.network, self.info, self.batch = network, info, batch
 
     @property
     def config(self):
@@ -93,7 +154,8 @@ class Model:
         confidence : float or mapping of category to float, optional
             Least score, 0 to 1; the model's own working confidence by default.
         cell_diameter : float, optional
-            Diameter of a typical cell in pixels; found from the image by default.
+            Diameter of a typical cell in pixels; by default found from the image, or not needed (presets ``paper`` and
+            ``resnet50`` see the whole image at the size of their square).
         mask : bool array [height, width], optional
             Objects are cut to it, and searched for only where it is True.
 
@@ -153,10 +215,12 @@ class Model:
             minimum_score = self.config.minimum_score
         # The scale is measured on confident objects, whatever else is asked for.
         least = min(minimum_score, self.config.confidence)
-        levels = normalise(to_grey(image))
+        levels = grey_levels(image, self.config)
         if levels.min() == levels.max():
             return Instances.empty(levels.shape, self.config.categories)
-        if cell_diameter is None:
+        if cell_diameter is None and self.config.image_scale == "square":
+            found = self._detect_at(levels, square_scale(levels.shape, self.config), least)
+        elif cell_diameter is None:
             found = choose_scale(
                 levels, lambda image, scale: self._detect_at(image, scale, least), self.config
             )
@@ -173,30 +237,55 @@ class Model:
         tile, overlap = (max(1, round(side / scale)) for side in (self.config.tile, self.config.tile_overlap))
         tiles = plan_tiles(levels.shape, tile, overlap)
         parts = []
-        for part in tiles:
-            found = self._detect_tile(levels, part, scale, minimum_score)
-            parts.append((part, found.select(~_in_seam(found.all_boxes, part, found.shape, overlap // 2))))
+        for few in _batches(tiles, self.batch):
+            for part, found in zip(few, self._detect_tiles(levels, few, scale, minimum_score)):
+                parts.append((part, found.select(~_in_seam(found.all_boxes, part, found.shape, overlap // 2))))
         if len(parts) == 1:
             return parts[0][1]
         return merge_tiles(parts, levels.shape, self.config.categories)
 
-    def _detect_tile(self, levels: np.ndarray, tile: Tile, scale: float, minimum_score: float) -> Instances:
+    def _detect_tiles(
+        self, levels: np.ndarray, tiles: Sequence[Tile], scale: float, minimum_score: float
+    ) -> list[Instances]:
+        """Detect in some tiles of one size at once."""
         import tensorflow as tf
 
-        height, width = tile.y2 - tile.y1, tile.x2 - tile.x1
+        height, width = tiles[0].y2 - tiles[0].y1, tiles[0].x2 - tiles[0].x1
         rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
-        coarsest = self.config.strides[-1]
-        canvas = np.full(
-            (-(-rows // coarsest) * coarsest, -(-columns // coarsest) * coarsest), GREY, np.float32
-        )
-        canvas[:rows, :columns] = resize(levels[tile.y1 : tile.y2, tile.x1 : tile.x2], rows, columns)
-        found = self.network.detect(tf.constant(canvas[None, :, :, None]), minimum_score)
-        boxes, masks = found["boxes"].numpy(), found["masks"].numpy()
+        canvas, (top, left), window = self._canvas(rows, columns)
+        images = np.repeat(canvas[None, :, :, None], len(tiles), 0)
+        for image, tile in zip(images, tiles):
+            image[top : top + rows, left : left + columns, 0] = resize(levels[tile.slices], rows, columns)
+        windows = tf.constant([window] * len(tiles), tf.float32)
+        out = self.network.detect(tf.constant(images), minimum_score, windows)
+        out = {key: value.numpy() for key, value in out.items()}
         back = np.array([height / rows, width / columns] * 2, np.float32)
-        boxes, crops = paste_masks(masks, boxes * back, (height, width))
-        category_ids, scores = found["category_ids"].numpy(), found["scores"].numpy()
-        inside = Instances((height, width), self.config.categories, category_ids, scores, boxes, crops)
-        return inside.select(inside.areas() > 0).shifted(tile.y1, tile.x1, levels.shape)
+        boxes = (out["boxes"] - np.array([top, left] * 2, np.float32)) * back
+        found = []
+        for i, tile in enumerate(tiles):
+            own = out["image_index"] == i
+            own_boxes, crops = paste_masks(out["masks"][own], boxes[own], (height, width))
+            category_ids, scores = out["category_ids"][own], out["scores"][own]
+            inside = Instances(
+                (height, width), self.config.categories, category_ids, scores, own_boxes, crops
+            )
+            found.append(inside.select(inside.areas() > 0).shifted(tile.y1, tile.x1, levels.shape))
+        return found
+
+    def _canvas(self, rows: int, columns: int):
+        """Return an empty input for a tile, where the tile's corner lies in it, and what detections are clipped to.
+
+        Sizes come in buckets: each side is rounded up to a multiple of the coarsest stride, 64 pixels, or, for a square,
+        is `tile`. The image lies in the upper left of the first, and in the middle of the second.
+        """
+        if self.config.image_scale == "square":
+            side = self.config.tile
+            top, left = (side - rows) // 2, (side - columns) // 2
+            window = (top, left, top + rows, left + columns)
+            return np.full((side, side), self.config.padding, np.float32), (top, left), window
+        coarsest = self.config.strides[-1]
+        height, width = (-(-length // coarsest) * coarsest for length in (rows, columns))
+        return np.full((height, width), self.config.padding, np.float32), (0, 0), (0, 0, height, width)
 
     def _confidences(self, confidence) -> np.ndarray:
         """Return the least score of each category [categories]."""
@@ -227,3 +316,10 @@ def _in_seam(boxes: np.ndarray, tile: Tile, shape: tuple[int, ...], width: int) 
         | ((tile.y2 < shape[0]) & (y1 >= tile.y2 - width))
         | ((tile.x2 < shape[1]) & (x1 >= tile.x2 - width))
     )
+
+
+def _batches(tiles: Sequence[Tile], size: int) -> Iterator[Sequence[Tile]]:
+    """Full batches, then single tiles: two traces of the network are enough."""
+    full = len(tiles) // size * size
+    yield from (tiles[i : i + size] for i in range(0, full, size))
+    yield from ([tile] for tile in tiles[full:])

@@ -12,6 +12,8 @@ from evican_model import boxes, roi, rpn
 from evican_model.backbones import backbone, fold
 from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.fpn import feature_pyramid
+from evican_model.geometry import geometry
+from evican_model.runtime import computing_in
 
 __all__ = ["MaskRCNN"]
 
@@ -22,22 +24,23 @@ class MaskRCNN(tf.Module):
     Parameters
     ----------
     config : NetworkConfig
+    precision : str
+        In which the layers compute: ``float32``, ``float16`` or ``bfloat16``. Weights and boxes are always float32.
     """
 
-    def __init__(self, config: NetworkConfig):
+    def __init__(self, config: NetworkConfig, precision: str = "float32"):
         super().__init__(name="mask_rcnn")
-        self.config = config
-        self.backbone = backbone(config.backbone)
-        self.folded = None
-        self.pyramid = feature_pyramid([c.shape[-1] for c in self.backbone.outputs], config.fpn_channels)
-        self.rpn = rpn.rpn_head(config)
-        self.box_head = roi.box_head(config)
-        self.mask_head = roi.mask_head(config)
+        self.config, self.precision = config, precision
+        self.geometry = geometry(config)
+        with computing_in(precision):
+            self.backbone = backbone(config.backbone)
+            self.pyramid = feature_pyramid([c.shape[-1] for c in self.backbone.outputs], config)
+            self.rpn = rpn.rpn_head(config)
+            self.box_head = roi.box_head(config)
+            self.mask_head = roi.mask_head(config)
         self.parts = [self.backbone, self.pyramid, self.rpn, self.box_head, self.mask_head]
-        self.detect = tf.function(
-            self.forward,
-            input_signature=[tf.TensorSpec([1, None, None, 1], tf.float32), tf.TensorSpec([], tf.float32)],
-        )  # one trace serves every image size
+        self.folded = None
+        self.traces: dict = {}
 
     def named_variables(self) -> dict[str, tf.Variable]:
         """Every weight by ``layer/tensor``, the same names on Keras 2 and Keras 3."""
@@ -51,54 +54,80 @@ class MaskRCNN(tf.Module):
                     named[f"{layer.name}/{tensor}"] = variable
         return named
 
-    def forward(self, image, minimum_score):
-        """Detect the objects of one image.
+    def detect(self, images, minimum_score, windows=None):
+        """Call `forward` as a graph. One trace for each number of images serves images of every size.
+
+        Parameters are those of `forward`; `windows` are the whole images by default.
+        """
+        count, height, width, _ = images.shape
+        if count not in self.traces:
+            shapes = ([count, None, None, 1], [], [count, 4])
+            self.traces[count] = tf.function(self.forward, [tf.TensorSpec(shape) for shape in shapes])
+        whole = tf.constant([[0, 0, height, width]] * count, tf.float32)
+        return self.traces[count](images, minimum_score, whole if windows is None else windows)
+
+    def forward(self, images, minimum_score, windows):
+        """Detect the objects of some images.
 
         Parameters
         ----------
-        image : float32 tensor [1, height, width, 1]
+        images : float32 tensor [batch, height, width, 1]
             Grey levels 0 to 255; sides are multiples of 64.
         minimum_score : float32 tensor []
             Weaker detections are dropped before their masks are drawn: half of the work in a dense image.
+        windows : float32 tensor [batch, 4]
+            Detections are clipped to this part of each image.
 
         Returns
         -------
         dict of tensors
-            ``boxes`` [n, 4], ``category_ids`` int32 [n], ``scores`` [n], best first, and ``masks`` [n, side, side],
-            the probability of each pixel of the box.
+            ``boxes`` [n, 4], ``category_ids`` int32 [n], ``scores`` [n], best first in each image, ``masks``
+            [n, side, side], the probability of each pixel of the box, and ``image_index`` int32 [n], ascending.
         """
-        height, width = tf.shape(image)[1], tf.shape(image)[2]
-        pyramid, objectness, offsets, anchors = self.propose(image, self.folded)
-        rois = rpn.propose(objectness[0], offsets[0], anchors, height, width, self.config)
-        logits, refinements = self.box_head(self.align(pyramid, rois, self.config.box_pool))
-        outputs = roi.detections(logits, refinements, rois, height, width, minimum_score, self.config)
-        found, category_ids, scores = outputs
-        masks = self.mask_head(self.align(pyramid, found, self.config.mask_pool))
-        masks = tf.sigmoid(tf.gather(masks, category_ids - 1, axis=3, batch_dims=1))
-        return {"boxes": found, "category_ids": category_ids, "scores": scores, "masks": masks}
+        config, size = self.config, tf.shape(images)[1:3]
+        pyramid, objectness, offsets, anchors = self.propose(images, self.folded)
+        whole = self.geometry.inner(tf.cast(tf.concat([[0, 0], size], 0), tf.float32))
+        rois = [
+            rpn.propose(objectness[i], offsets[i], anchors, whole, config.proposals, config)
+            for i in range(images.shape[0])
+        ]
+        pooled = self.align(pyramid, tf.concat(rois, 0), _image_index(rois), config.box_pool, size)
+        heads = [tf.split(x, [tf.shape(r)[0] for r in rois]) for x in self.box_head(pooled)]
+        windows = tf.unstack(self.geometry.inner(windows))
+        found = [
+            roi.detections(logits, refinements, regions, window, minimum_score, config)
+            for logits, refinements, regions, window in zip(*heads, rois, windows)
+        ]
+        regions, category_ids, scores = (tf.concat(part, 0) for part in zip(*found))
+        index = _image_index(scores for _, _, scores in found)
+        masks = self.mask_head(self.align(pyramid, regions, index, config.mask_pool, size))
+        masks = tf.sigmoid(tf.gather(tf.cast(masks, tf.float32), category_ids - 1, axis=3, batch_dims=1))
+        return {"boxes": self.geometry.outer(regions), "category_ids": category_ids, "scores": scores,
+                "masks": masks, "image_index": index}  # fmt: skip
 
     def fold(self):
-        """Copy the backbone into one for grey images without batch norms, for faster detection.
+        """Copy the backbone into one without batch norms, and for grey images where it can be, for faster detection.
 
         Weights that change later change only the original.
         """
-        self.folded = fold(self.backbone, self.config.backbone, len(self.config.pixel_mean))
+        with computing_in(self.precision):
+            self.folded = fold(self.backbone, self.config.backbone, len(self.config.pixel_mean))
 
     def propose(self, images, folded=None):
         """Backbone, pyramid and RPN: levels P2 to P6, objectness, offsets [batch, anchors, ...], and the anchors."""
-        normalised = (images - self.config.pixel_mean) / self.config.pixel_std  # [batch, height, width, 1]
-        features = folded(normalised) if folded else self.backbone(tf.repeat(normalised, 3, -1))
-        pyramid = self.pyramid(features)
+        # One channel, or three when each colour has a mean of its own: [batch, height, width, 1 or 3].
+        normalised = (images - tf.constant(self.config.pixel_mean)) / self.config.pixel_std
+        colour = tf.repeat(normalised, 3 // len(self.config.pixel_mean), -1)
+        pyramid = self.pyramid(folded(normalised) if folded else self.backbone(colour))
         outputs = [self.rpn(level) for level in pyramid]
-        objectness, offsets = (tf.concat(part, 1) for part in zip(*outputs))
+        objectness, offsets = (tf.cast(tf.concat(part, 1), tf.float32) for part in zip(*outputs))
         anchors = boxes.anchors(tf.shape(images)[1], tf.shape(images)[2], self.config)
         return pyramid, objectness, offsets, anchors
 
-    def align(self, pyramid, rois, size, batch_index=None):
-        """RoIAlign [n, size, size, channels]; the ROIs are of the first image unless told otherwise."""
-        if batch_index is None:
-            batch_index = tf.zeros([tf.shape(rois)[0]], tf.int32)
-        return roi.roi_align(pyramid, rois, batch_index, size, self.config.strides)
+    def align(self, pyramid, rois, image_index, bins, size):
+        """RoIAlign [n, bins, bins, channels] of images of the given size."""
+        pyramid = [tf.cast(level, tf.float32) for level in pyramid]
+        return roi.roi_align(pyramid, rois, image_index, bins, size, self.geometry)
 
     def losses(self, batch, training: TrainConfig):
         """Return the five losses of a batch (He et al. 2017, section 3) as a dict of scalars.
@@ -111,34 +140,35 @@ class MaskRCNN(tf.Module):
             categories] at the stride of P2.
         training : TrainConfig
         """
-        height, width = tf.shape(batch["image"])[1], tf.shape(batch["image"])[2]
+        config, size = self.config, tf.shape(batch["image"])[1:3]
+        batch = {**batch, "boxes": self.geometry.inner(batch["boxes"])}
+        whole = self.geometry.inner(tf.cast(tf.concat([[0, 0], size], 0), tf.float32))
         pyramid, objectness, offsets, anchors = self.propose(batch["image"])
         samples, matched, rpn_losses = [], [], []
         for i in range(batch["image"].shape[0]):
             truth = {key: value[i] for key, value in batch.items()}
-            rpn_losses.append(rpn.rpn_loss(objectness[i], offsets[i], anchors, truth, self.config, training))
-            proposals = rpn.propose(objectness[i], offsets[i], anchors, height, width, self.config)
-            sample = roi.sample_rois(proposals, truth, self.config, training)
-            sample["batch_index"] = tf.fill([training.rois], i)
-            samples.append(sample)
+            rpn_losses.append(rpn.rpn_loss(objectness[i], offsets[i], anchors, truth, config, training))
+            count = config.training_proposals
+            proposals = rpn.propose(objectness[i], offsets[i], anchors, whole, count, config)
+            samples.append(roi.sample_rois(proposals, truth, config, training))
             matched.append({key: tf.gather(truth[key], sample["match"]) for key in ("boxes", "category_ids")})
             matched[-1]["masks"] = tf.gather(truth["masks"], sample["match"][: training.positive_rois])
 
+        index = _image_index(sample["rois"] for sample in samples)
         sample = {key: tf.concat([s[key] for s in samples], 0) for key in samples[0]}
         truth = {key: tf.concat([m[key] for m in matched], 0) for key in matched[0]}
-        pooled = self.align(pyramid, sample["rois"], self.config.box_pool, sample["batch_index"])
-        logits, refinements = self.box_head(pooled)
-        class_loss, box_loss = roi.roi_loss(logits, refinements, sample, truth, self.config)
+        logits, refinements = self.box_head(self.align(pyramid, sample["rois"], index, config.box_pool, size))
+        class_loss, box_loss = roi.roi_loss(logits, refinements, sample, truth, config)
 
         # The positive ROIs stand first in each image's share.
         first = tf.concat(
             [tf.range(training.positive_rois) + i * training.rois for i in range(len(samples))], 0
         )
-        rois, index, positive = (tf.gather(sample[key], first) for key in ("rois", "batch_index", "positive"))
-        masks = self.mask_head(self.align(pyramid, rois, self.config.mask_pool, index))
-        mask_loss = roi.mask_loss(
-            masks, rois, truth["masks"], tf.gather(truth["category_ids"], first), positive
+        rois, index, category_ids, positive = (
+            tf.gather(x, first) for x in (sample["rois"], index, truth["category_ids"], sample["positive"])
         )
+        masks = self.mask_head(self.align(pyramid, rois, index, config.mask_pool, size))
+        mask_loss = roi.mask_loss(masks, rois, truth["masks"], category_ids, positive, config)
         rpn_class, rpn_box = (sum(part) / len(samples) for part in zip(*rpn_losses))
         return {
             "rpn_class": rpn_class,
@@ -147,3 +177,8 @@ class MaskRCNN(tf.Module):
             "box": box_loss,
             "mask": mask_loss,
         }
+
+
+def _image_index(parts):
+    """Which image each row is of, int32 [n], when the rows of the images stand one after another."""
+    return tf.concat([tf.fill([tf.shape(part)[0]], i) for i, part in enumerate(parts)], 0)

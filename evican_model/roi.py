@@ -6,12 +6,12 @@ import tensorflow as tf
 
 from evican_model import boxes, losses, rpn
 from evican_model.config import NetworkConfig, TrainConfig
+from evican_model.fpn import convolution
+from evican_model.geometry import Centres, geometry
 
 __all__ = ["box_head", "detections", "mask_head", "mask_loss", "roi_align", "roi_loss", "sample_rois"]
 
 layers = tf.keras.layers
-
-_CANONICAL = 224.0  # the ROI size that belongs to P4 (Lin et al. 2017, equation 1)
 
 
 def box_head(config: NetworkConfig) -> tf.keras.Model:
@@ -26,7 +26,7 @@ def box_head(config: NetworkConfig) -> tf.keras.Model:
     pooled = layers.Input((config.box_pool, config.box_pool, config.fpn_channels), name="box_roi")
     x = layers.Flatten(name="box_flat")(pooled)
     for i in (1, 2):
-        x = layers.Dense(config.box_channels, activation="relu", name=f"box_fc{i}")(x)
+        x = _activated(layers.Dense(config.box_channels, name=f"box_fc{i}")(x), f"box_{{}}{i}", config)
     logits = layers.Dense(len(config.categories) + 1, name="class_logits")(x)
     offsets = layers.Dense(len(config.categories) * 4, kernel_initializer="zeros", name="box_offsets")(x)
     offsets = layers.Reshape((len(config.categories), 4), name="box_offsets_by_category")(offsets)
@@ -43,12 +43,18 @@ def mask_head(config: NetworkConfig) -> tf.keras.Model:
     """
     x = pooled = layers.Input((config.mask_pool, config.mask_pool, config.fpn_channels), name="mask_roi")
     for i in range(1, config.mask_convolutions + 1):
-        x = layers.SeparableConv2D(
-            config.mask_channels, 3, padding="same", activation="relu", name=f"mask_conv{i}"
-        )(x)
+        x = convolution(config, config.mask_channels, f"mask_conv{i}")(x)
+        x = _activated(x, f"mask_{{}}{i}", config)
     x = _Deconvolution(config.mask_channels, 2, 2, activation="relu", name="mask_deconv")(x)
     x = layers.Conv2D(len(config.categories), 1, name="mask_logits")(x)
     return tf.keras.Model(pooled, x, name="mask_head")
+
+
+def _activated(x, name: str, config: NetworkConfig):
+    """Batch norm, where the config wants one, and ReLU."""
+    if config.head_norms:  # with its own statistics kept, as in the backbone
+        x = layers.BatchNormalization(epsilon=1e-3, name=name.format("bn"))(x, training=False)
+    return layers.ReLU(name=name.format("relu"))(x)
 
 
 class _Deconvolution(tf.keras.layers.Conv2DTranspose):
@@ -63,50 +69,39 @@ class _Deconvolution(tf.keras.layers.Conv2DTranspose):
         return self.activation(tf.nn.depth_to_space(tf.nn.conv2d(rois, kernel, 1, "VALID"), 2) + self.bias)
 
 
-def roi_align(pyramid, rois, batch_index, size: int, strides):
+def roi_align(pyramid, rois, batch_index, size: int, image_size, layout: Centres):
     """Sample each ROI on a size x size grid from the level that suits its size (He et al. 2017, RoIAlign).
 
-    One bilinear sample in the centre of each bin. Centres are exact: pixel ``i`` of a map of stride ``s`` lies at
-    ``(i + 0.5) s`` of the image.
+    One bilinear sample a bin; where it lies, the geometry says.
 
     Parameters
     ----------
     pyramid : list of tensors [batch, rows, columns, channels]
         P2 and up.
     rois : tensor [n, 4]
-        Boxes in pixels of the input.
+        Boxes of the geometry, in pixels of the input.
     batch_index : int tensor [n]
         Which image each ROI is of.
     size : int
         Bins a side.
-    strides : sequence of int
-        Pixels a step of each map.
+    image_size : int tensor [2]
+        Height and width of the input.
+    layout : Centres or Corners
 
     Returns
     -------
     tensor [n, size, size, channels]
     """
-    side = tf.sqrt(tf.maximum(boxes.area(rois), 1e-6))
-    level = 2 + tf.cast(tf.floor(tf.math.log(side / _CANONICAL + 1e-8) / tf.math.log(2.0)), tf.int32)
-    level = tf.clip_by_value(level, 0, 3)  # P2 to P5: P6 is for proposals only
+    image_size = tf.cast(image_size, tf.float32)
+    level = layout.levels(rois, image_size)
     parts, places = [], []
-    for index, (feature, stride) in enumerate(zip(pyramid[:4], strides)):
+    for index, feature in enumerate(pyramid[:4]):
         place = tf.where(level == index)[:, 0]
-        normalised = _crop_coordinates(tf.gather(rois, place), feature, size, stride)
-        parts.append(
-            tf.image.crop_and_resize(feature, normalised, tf.gather(batch_index, place), (size, size))
-        )
+        map_size = tf.cast(tf.shape(feature)[1:3], tf.float32)
+        corners = layout.crop_corners(tf.gather(rois, place), size, map_size, image_size)
+        parts.append(tf.image.crop_and_resize(feature, corners, tf.gather(batch_index, place), (size, size)))
         places.append(place)
     return tf.gather(tf.concat(parts, 0), tf.argsort(tf.concat(places, 0)))
-
-
-def _crop_coordinates(rois, feature, size, stride):
-    """Corners for `tf.image.crop_and_resize`, which puts its first and last sample *on* them, in units of size - 1."""
-    extent = tf.cast(tf.shape(feature)[1:3], tf.float32) - 1
-    extent = tf.maximum(tf.concat([extent, extent], 0), 1.0)
-    half_bin = (rois[:, 2:] - rois[:, :2]) / (2.0 * size)
-    centres = tf.concat([rois[:, :2] + half_bin, rois[:, 2:] - half_bin], 1)
-    return (centres / stride - 0.5) / extent
 
 
 def sample_rois(proposals, truth, network: NetworkConfig, training: TrainConfig):
@@ -181,14 +176,14 @@ def roi_loss(logits, offsets, sample, truth, network: NetworkConfig):
     return class_loss, tf.reduce_sum(box_terms * positive) / tf.maximum(tf.reduce_sum(used), 1.0)
 
 
-def mask_loss(logits, rois, masks, category_ids, positive):
+def mask_loss(logits, rois, masks, category_ids, positive, network: NetworkConfig):
     """Binary cross entropy of the matched category's mask (He et al. 2017, section 3, L_mask).
 
     Parameters
     ----------
     logits : tensor [n, side, side, categories]
     rois : tensor [n, 4]
-        In pixels of the masks' image.
+        Boxes of the network's geometry, in pixels of the masks' image.
     masks : uint8 tensor [n, height, width]
         The matched object of each ROI.
     category_ids : int tensor [n]
@@ -200,7 +195,8 @@ def mask_loss(logits, rois, masks, category_ids, positive):
     """
     side = logits.shape[1]
     image = tf.cast(masks, tf.float32)[..., None]
-    corners = _crop_coordinates(rois, image, side, 1)
+    image_size = tf.cast(tf.shape(masks)[1:], tf.float32)
+    corners = geometry(network).crop_corners(rois, side, image_size, image_size)
     target = tf.image.crop_and_resize(image, corners, tf.range(tf.shape(rois)[0]), (side, side))[..., 0]
     target = tf.cast(target >= 0.5, tf.float32)
     own = tf.gather(logits, tf.maximum(category_ids - 1, 0), axis=3, batch_dims=1)  # [n, side, side]
@@ -208,17 +204,19 @@ def mask_loss(logits, rois, masks, category_ids, positive):
     return losses.masked_mean(tf.reduce_mean(cross_entropy, [1, 2]), tf.cast(positive, tf.float32))
 
 
-def detections(logits, offsets, rois, height, width, minimum_score, config: NetworkConfig):
+def detections(logits, offsets, rois, window, minimum_score, config: NetworkConfig):
     """Turn one image's box-head output into detections, best first.
 
-    Every category may claim an ROI (not only the likeliest one), since a nucleus can fill its cell.
+    Every category may claim an ROI, since a nucleus can fill its cell, unless ``one_category`` leaves it to the
+    likeliest, background included (Matterport).
 
     Parameters
     ----------
     logits : tensor [n, categories + 1]
     offsets : tensor [n, categories, 4]
     rois : tensor [n, 4]
-    height, width : int tensors
+    window : tensor [4]
+        Boxes are clipped to this one.
     minimum_score : float or tensor []
 
     Returns
@@ -227,13 +225,17 @@ def detections(logits, offsets, rois, height, width, minimum_score, config: Netw
         Boxes [detections, 4], category ids int32 [detections], scores [detections].
     """
     categories = len(config.categories)
-    scores = tf.reshape(tf.nn.softmax(logits)[:, 1:], [-1])  # [n * categories]
+    scores = tf.nn.softmax(logits)  # [n, categories + 1]
+    if config.one_category:
+        likeliest = tf.one_hot(tf.argmax(scores, -1), categories + 1, True, False, dtype=tf.bool)
+        scores = tf.where(likeliest, scores, -tf.ones_like(scores))
+    scores = tf.reshape(scores[:, 1:], [-1])  # [n * categories]
     candidates = tf.reshape(boxes.decode(offsets, rois[:, None], config.box_std), [-1, 4])
-    candidates = boxes.clip(candidates, height, width)
+    candidates = boxes.clip(candidates, window)
     category = tf.tile(tf.range(categories), [tf.shape(rois)[0]])
-    worth = tf.where((scores >= minimum_score) & (boxes.area(candidates) >= 1.0))[:, 0]
+    worth = tf.where((scores >= minimum_score) & (boxes.area(candidates) >= config.smallest_box))[:, 0]
     scores, candidates, category = (tf.gather(x, worth) for x in (scores, candidates, category))
     # One pass suppresses within each category: the categories are moved apart by more than an image.
-    apart = tf.cast(category * (tf.maximum(height, width) + 1), tf.float32)[:, None]
+    apart = tf.cast(category, tf.float32)[:, None] * (tf.reduce_max(window) + 1)
     keep = tf.image.non_max_suppression(candidates + apart, scores, config.detections, config.detection_iou)
     return tf.gather(candidates, keep), tf.gather(category, keep) + 1, tf.gather(scores, keep)

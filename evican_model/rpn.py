@@ -1,7 +1,8 @@
 """Region proposal network (Ren et al. 2015): which anchors hold an object, and boxes that fit it better.
 
-Unlike the paper's, it has one objectness an anchor *and category*. An image with nuclei outlined and cells not can then
-teach what is no nucleus without teaching that its cells are background.
+Unlike the paper's, the one of the preset ``fast`` has one objectness an anchor *and category*. An image with nuclei
+outlined and cells not can then teach what is no nucleus without teaching that its cells are background. The paper's has
+one objectness an anchor: Matterport's softmax of two logits is the sigmoid of their difference, and so it is kept.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from evican_model import boxes, losses
 from evican_model.config import NetworkConfig, TrainConfig
+from evican_model.fpn import convolution
 
 __all__ = ["known_share", "propose", "rpn_head", "rpn_loss"]
 
@@ -26,14 +28,13 @@ def rpn_head(config: NetworkConfig) -> tf.keras.Model:
     Returns
     -------
     keras.Model
-        Maps [batch, rows, columns, fpn_channels] to objectness logits [batch, anchors, categories] and
+        Maps [batch, rows, columns, fpn_channels] to objectness logits [batch, anchors, categories, or 1] and
         box offsets [batch, anchors, 4].
     """
-    per_place, categories = len(config.anchor_ratios), len(config.categories)
+    per_place = len(config.anchor_ratios)
+    categories = len(config.categories) if config.objectness_by_category else 1
     feature = layers.Input((None, None, config.fpn_channels), name="level")
-    x = layers.SeparableConv2D(config.rpn_channels, 3, padding="same", activation="relu", name="rpn_conv")(
-        feature
-    )
+    x = layers.ReLU(name="rpn_relu")(convolution(config, config.rpn_channels, "rpn_conv")(feature))
     bias = tf.keras.initializers.Constant(-math.log((1 - _RARE) / _RARE))
     objectness = layers.Conv2D(per_place * categories, 1, bias_initializer=bias,
                                kernel_initializer="random_normal", name="rpn_objectness")(x)  # fmt: skip
@@ -43,28 +44,31 @@ def rpn_head(config: NetworkConfig) -> tf.keras.Model:
     return tf.keras.Model(feature, [objectness, offsets], name="rpn")
 
 
-def propose(objectness, offsets, anchors, height, width, config: NetworkConfig):
+def propose(objectness, offsets, anchors, window, count: int, config: NetworkConfig):
     """Turn one image's RPN output into proposals, best first.
 
     Parameters
     ----------
-    objectness : tensor [anchors, categories]
+    objectness : tensor [anchors, categories, or 1]
         Logits.
     offsets, anchors : tensor [anchors, 4]
-    height, width : int tensors
-        Proposals are clipped to this size.
+    window : tensor [4]
+        Proposals are clipped to this box.
+    count : int
+        Proposals at most.
 
     Returns
     -------
     tensor [proposals, 4]
-        At most ``config.proposals``, without gradient.
+        Without gradient.
     """
     scores = tf.sigmoid(tf.reduce_max(objectness, -1))  # [anchors]
     scores, best = tf.math.top_k(scores, tf.minimum(config.pre_nms_limit, tf.shape(scores)[0]))
-    candidates = boxes.decode(tf.gather(offsets, best), tf.gather(anchors, best), config.box_std)
-    candidates = boxes.clip(candidates, height, width)
-    keep = tf.image.non_max_suppression(candidates, scores, config.proposals, config.proposal_iou,
-                                        config.minimum_objectness)  # fmt: skip
+    candidates = boxes.decode(tf.gather(offsets, best), tf.gather(anchors, best), config.rpn_box_std)
+    candidates = boxes.clip(candidates, window)
+    keep = tf.image.non_max_suppression(
+        candidates, scores, count, config.proposal_iou, config.minimum_objectness
+    )
     return tf.stop_gradient(tf.gather(candidates, keep))
 
 
@@ -101,11 +105,11 @@ def rpn_loss(objectness, offsets, anchors, truth, network: NetworkConfig, traini
 
     Parameters
     ----------
-    objectness : tensor [anchors, categories]
+    objectness : tensor [anchors, categories, or 1]
     offsets, anchors : tensor [anchors, 4]
     truth : dict of tensors
-        One image of `dataset`: ``boxes`` [instances, 4], ``category_ids`` [instances] (0: padding) and ``known``
-        [rows, columns, categories] at the stride of P2.
+        One image of a batch: ``boxes`` [instances, 4] of the network's geometry, ``category_ids`` [instances]
+        (0: padding) and ``known`` [rows, columns, categories] at the stride of P2.
 
     Returns
     -------
@@ -118,12 +122,14 @@ def rpn_loss(objectness, offsets, anchors, truth, network: NetworkConfig, traini
     matches = (iou >= training.anchor_positive_iou) | ((iou >= best_anchor - 1e-4) & (best_anchor > 0.2))
     positive, negative = [], []
     known = known_share(truth["known"], anchors, network.strides[0]) >= training.known_share
-    for index in range(len(network.categories)):
-        of_category = truth["category_ids"] == index + 1
-        positive.append(tf.reduce_any(matches & of_category, 1))
-        overlap = tf.reduce_max(tf.where(of_category, iou, tf.zeros_like(iou)), 1)
+    groups = [truth["category_ids"] == index + 1 for index in range(len(network.categories))]
+    if not network.objectness_by_category:  # an anchor is background only where no category may be missing
+        groups, known = [truth["category_ids"] > 0], tf.reduce_all(known, 1, keepdims=True)
+    for index, of_group in enumerate(groups):
+        positive.append(tf.reduce_any(matches & of_group, 1))
+        overlap = tf.reduce_max(tf.where(of_group, iou, tf.zeros_like(iou)), 1)
         negative.append((overlap < training.anchor_negative_iou) & ~positive[-1] & known[:, index])
-    positive, negative = tf.stack(positive, -1), tf.stack(negative, -1)  # [anchors, categories]
+    positive, negative = tf.stack(positive, -1), tf.stack(negative, -1)  # [anchors, groups]
 
     positive_sample = _sample(positive, training.anchors_sampled // 2)
     chosen = tf.reduce_sum(positive_sample, 0)
@@ -133,7 +139,7 @@ def rpn_loss(objectness, offsets, anchors, truth, network: NetworkConfig, traini
 
     any_positive = tf.reduce_any(positive, -1)
     best = tf.gather(truth["boxes"], tf.argmax(tf.where(matches, iou, -tf.ones_like(iou)), 1))
-    target = boxes.encode(tf.where(any_positive[:, None], best, anchors), anchors, network.box_std)
+    target = boxes.encode(tf.where(any_positive[:, None], best, anchors), anchors, network.rpn_box_std)
     box_loss = losses.masked_mean(losses.smooth_l1(target, offsets), tf.cast(any_positive, tf.float32))
     return objectness_loss, box_loss
 

@@ -8,7 +8,9 @@ import sys
 import tempfile
 from typing import Iterator
 
-__all__ = ["start_tensorflow", "without_chatter"]
+from evican_model.errors import EvicanError
+
+__all__ = ["computing_in", "start_tensorflow", "without_chatter"]
 
 # What TensorFlow prints at start and at the first trace, whatever log level it is told, and that nobody can act on.
 _CHATTER = (
@@ -24,13 +26,23 @@ _CHATTER = (
 )
 
 
-def start_tensorflow():
+def start_tensorflow(threads: int | None = None):
     """Import TensorFlow, quietly, and let it share a GPU (by default it takes all the memory of each).
+
+    Parameters
+    ----------
+    threads : int, optional
+        CPU threads that one operation may use; by default TensorFlow's own choice, all cores.
 
     Returns
     -------
     module
         ``tensorflow``.
+
+    Raises
+    ------
+    EvicanError
+        If `threads` is below 1, or TensorFlow already works with another number.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # Keep the memory of large feature maps for the next layer: asking the system for fresh pages each time costs a
@@ -44,7 +56,25 @@ def start_tensorflow():
             # Refused once the GPU is in use: the calling program has then decided this itself.
             with contextlib.suppress(RuntimeError):
                 tf.config.experimental.set_memory_growth(gpu, True)
+        if threads is not None:
+            _use_threads(tf, threads)
     return tf
+
+
+def _use_threads(tf, threads: int) -> None:
+    if threads < 1:
+        raise EvicanError(f"threads is {threads}; expected 1 or more.")
+    chosen = tf.config.threading.get_intra_op_parallelism_threads()
+    if chosen == threads:
+        return
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+    except RuntimeError as error:  # "cannot be modified after initialization"
+        has = chosen or "all"
+        raise EvicanError(
+            f"threads is {threads}, but TensorFlow already works in this program, with {has} threads; ask for them "
+            "before anything else uses it."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -76,3 +106,30 @@ def without_chatter() -> Iterator[None]:
 def _is_chatter(line: bytes) -> bool:
     text = line.decode("utf-8", "replace")
     return any(mark in text for mark in _CHATTER)
+
+
+@contextlib.contextmanager
+def computing_in(precision: str) -> Iterator[None]:
+    """Build Keras layers that compute in another precision, and leave the program's own setting as it was.
+
+    Parameters
+    ----------
+    precision : str
+        ``float32``, ``float16`` or ``bfloat16``.
+
+    Raises
+    ------
+    EvicanError
+        If it is none of these.
+    """
+    import tensorflow as tf
+
+    policies = {"float32": "float32", "float16": "mixed_float16", "bfloat16": "mixed_bfloat16"}
+    if precision not in policies:
+        raise EvicanError(f"precision is {precision!r}; known are {list(policies)}.")
+    before = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy(policies[precision])
+    try:
+        yield
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)

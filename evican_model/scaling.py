@@ -8,7 +8,7 @@ from PIL import Image
 from evican_model.config import NetworkConfig
 from evican_model.errors import ImageError
 
-__all__ = ["GREY", "choose_scale", "normalise", "resize", "to_grey"]
+__all__ = ["GREY", "choose_scale", "grey_levels", "normalise", "resize", "square_scale", "to_grey"]
 
 GREY = 127.0  # what stands for "nothing": padding, and images without contrast
 _PERCENTILES = (0.1, 99.9)  # robust to a few dead or saturated pixels, as the training images were stretched
@@ -76,6 +76,62 @@ def normalise(grey: np.ndarray) -> np.ndarray:
         return np.full(grey.shape, GREY, np.float32)
     stretched = (grey.astype(np.float32) - np.float32(low)) * np.float32(255.0 / (high - low))
     return np.clip(stretched, 0.0, 255.0, out=stretched)
+
+
+def grey_levels(image: np.ndarray, config: NetworkConfig) -> np.ndarray:
+    """Return an image as the network is to see it: stretched, or as its 8 bits are stored.
+
+    Parameters
+    ----------
+    image : array [height, width] or [height, width, 3 or 4]
+        As `to_grey` takes it.
+    config : NetworkConfig
+        Of a config whose ``stretch`` is false, 8-bit levels stay as they are; other integers are scaled by the range of
+        their type, and floats by 255: they must be 0 to 1, as CellProfiler gives them.
+
+    Returns
+    -------
+    float32 array [height, width]
+        0 to 255.
+
+    Raises
+    ------
+    ImageError
+        As `to_grey`, or if the range of the floats is not 0 to 1.
+    """
+    grey = to_grey(image)
+    if config.stretch:
+        return normalise(grey)
+    stored = np.asarray(image).dtype  # that of the image: the mean of three channels is a float
+    if stored == bool:
+        return grey.astype(np.float32) * np.float32(255)
+    if stored.kind == "f":
+        if grey.min() < 0 or grey.max() > 1:
+            raise ImageError(
+                f"The image holds floats from {grey.min():g} to {grey.max():g}. This network takes grey levels as they "
+                "are stored: give integers, or floats from 0 to 1."
+            )
+        return grey.astype(np.float32) * np.float32(255)
+    if stored.kind == "i" and grey.min() < 0:
+        raise ImageError(
+            f"The image holds integers down to {grey.min()}; this network takes none below 0."
+        )
+    return grey.astype(np.float32) * np.float32(255 / np.iinfo(stored).max)
+
+
+def square_scale(shape: tuple[int, ...], config: NetworkConfig) -> float:
+    """Return the scale at which a whole image fits the network's square (Matterport's mode "square").
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Height and width of the image.
+    config : NetworkConfig
+        The shorter side is enlarged to ``shortest_side``, if the longer one then stays within ``tile``; otherwise the
+        longer side becomes ``tile``.
+    """
+    scale = max(1.0, config.shortest_side / min(shape))
+    return min(scale, config.tile / max(shape))
 
 
 def resize(grey: np.ndarray, height: int, width: int, box: tuple[float, float, float, float] | None = None):

@@ -23,6 +23,7 @@ from evican_model import weights as weights_file
 from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.dataset import AnnotatedImage, read_dataset
 from evican_model.errors import DatasetError, EvicanError
+from evican_model.model import read_into
 from evican_model.runtime import start_tensorflow, without_chatter
 
 __all__ = ["Trainer", "main"]
@@ -109,7 +110,7 @@ class Trainer:
         self.network = MaskRCNN(network)
         self.variables = self.network.named_variables()
         if start is not None:
-            load_into(self.network, start)
+            read_into(self.network, weights_file.check(start))
         trainable = {id(v) for part in self.network.parts for v in part.trainable_variables}
         self.trainable = [
             variable
@@ -235,16 +236,6 @@ class _Log:
             writer.writerow({k: f"{v:.6g}" for k, v in line.items()})
         self.rows = []
         return " ".join(f"{name} {value:.3f}" for name, value in mean.items())
-
-
-def load_into(network, weights: str | Path) -> weights_file.WeightsInfo:
-    """Read weights into a network of the same architecture; every tensor or an error."""
-    info = weights_file.check(weights)
-    variables = network.named_variables()
-    tensors = weights_file.read_tensors(info.path, {name: tuple(v.shape) for name, v in variables.items()})
-    for name, variable in variables.items():
-        variable.assign(tensors[name])
-    return info
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,7 +1,8 @@
 """Weights are data, never code: plain HDF5 tensors (``name.h5``) with their config and training record (``name.json``).
 
 The reader knows beforehand which tensors there must be and which shape each has. It follows no link, unpickles nothing
-and never falls back to other weights: a file that does not fit is an error that names the tensor.
+and never falls back to other weights: a file that does not fit is an error that names the tensor. Files of Matterport's
+Mask R-CNN are read as well, as strictly.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 import h5py
 import numpy as np
 
+from evican_model import hdf5, matterport
 from evican_model.config import NetworkConfig
 from evican_model.errors import EvicanError, WeightsError
 
@@ -34,6 +36,13 @@ class WeightsInfo:
     config: NetworkConfig
     sha256: str
     training: dict[str, Any] = field(default_factory=dict)
+    matterport: bool = False  # a file of Matterport's Mask R-CNN, to be read by its layer names
+
+    def read(self, expected: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+        """Read the tensors, in either format, as `read_tensors` does."""
+        if self.matterport:
+            return matterport.read_tensors(self.path, expected, self.config)[0]
+        return read_tensors(self.path, expected)
 
 
 def available_weights() -> list[str]:
@@ -47,13 +56,16 @@ def available_weights() -> list[str]:
     return sorted(path.stem for path in BUNDLED_FOLDER.glob("*.h5"))
 
 
-def check(weights: str | Path = "bundled") -> WeightsInfo:
+def check(weights: str | Path = "bundled", categories: Sequence[str] | None = None) -> WeightsInfo:
     """Find a weights file and check all that can be checked without TensorFlow.
 
     Parameters
     ----------
     weights : str or Path
-        ``"bundled"``, the name of bundled weights, or the path of a ``.h5`` file with its ``.json`` beside it.
+        ``"bundled"``, the name of bundled weights, the path of a ``.h5`` file with its ``.json`` beside it, or of a
+        file of Matterport's Mask R-CNN, which needs none.
+    categories : sequence of str, optional
+        Names of the categories of a Matterport file without ``.json``.
 
     Returns
     -------
@@ -62,21 +74,38 @@ def check(weights: str | Path = "bundled") -> WeightsInfo:
     Raises
     ------
     WeightsError
-        If there is no such file, it is no weights file of ours, or its config cannot be read.
+        If there is no such file, it is no weights file of ours or of Matterport's, or its config cannot be read.
     """
     path = _locate(weights)
-    record = _read_record(path.with_suffix(".json"))
+    sidecar = path.with_suffix(".json")
+    with hdf5.open_file(path) as file:
+        ours = file.attrs.get("format") == _FORMAT
+        if ours:
+            hdf5.list_tensors(file, path, depth=2)
+        elif not matterport.is_matterport(file, path):
+            raise WeightsError(
+                f"{path} is an HDF5 file, but not one of ours (the attribute format={_FORMAT!r} is missing), and has "
+                "no layer of Matterport's Mask R-CNN."
+            )
+        elif not sidecar.is_file():
+            config = matterport.config_of(matterport.list_layers(file, path)[0], path, categories)
+            return WeightsInfo(path, config, sha256_of(path), matterport=True)
+    if not sidecar.is_file():
+        raise WeightsError(f"{path} has no config beside it; expected {sidecar}.")
+    record = _read_record(sidecar)
     try:
-        config = NetworkConfig.from_dict(record["network"], source=path.with_suffix(".json"))
+        config = NetworkConfig.from_dict(record["network"], source=sidecar)
     except EvicanError as error:
         raise WeightsError(str(error)) from error
-    with _open(path) as file:
-        _list_tensors(file, path)
-    return WeightsInfo(path, config, sha256_of(path), record.get("training", {}))
+    if categories is not None and tuple(categories) != config.categories:
+        raise WeightsError(
+            f"{sidecar} names the categories {list(config.categories)}; {list(categories)} are given."
+        )
+    return WeightsInfo(path, config, sha256_of(path), record.get("training", {}), matterport=not ours)
 
 
 def read_tensors(path: str | Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Read the tensors of a weights file, all of them and no other.
+    """Read the tensors of a weights file of ours, all of them and no other.
 
     Parameters
     ----------
@@ -94,30 +123,10 @@ def read_tensors(path: str | Path, expected: Mapping[str, tuple[int, ...]]) -> d
         If a tensor is missing, left over, of another shape or type, not finite, or not stored in the file itself.
     """
     path = Path(path)
-    with _open(path) as file:
-        found = _list_tensors(file, path)
-        missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-        if missing or unknown:
-            raise WeightsError(
-                f"{path} does not fit the network of its config: it lacks {_some(missing)} and has {_some(unknown)} "
-                "that the network does not."
-            )
-        for name, dataset in found.items():  # before any is read: a huge declared shape must cost nothing
-            if tuple(dataset.shape) != tuple(expected[name]):
-                raise WeightsError(
-                    f"{path}: {name} has shape {dataset.shape}; expected {tuple(expected[name])}."
-                )
-        tensors = {}
-        for name, dataset in found.items():
-            try:
-                tensors[name] = dataset[()].astype(np.float32)
-            except OSError as error:
-                raise WeightsError(
-                    f"{path}: {name} cannot be read ({error}); the file is damaged."
-                ) from error
-            if not np.isfinite(tensors[name]).all():
-                raise WeightsError(f"{path}: {name} holds values that are not finite; the file is damaged.")
-    return tensors
+    with hdf5.open_file(path) as file:
+        found = hdf5.list_tensors(file, path, depth=2)
+        hdf5.require_shapes(found, expected, path)  # a huge declared shape must cost nothing
+        return {name: hdf5.read(dataset, name, path) for name, dataset in found.items()}
 
 
 def write(
@@ -176,8 +185,6 @@ def _locate(weights: str | Path) -> Path:
             f"Weights {str(weights)!r}: the file {what}. Give the path of a .h5 file, or one of the bundled weights: "
             f"{', '.join(available_weights()) or '(none are installed)'}."
         )
-    if not path.with_suffix(".json").is_file():
-        raise WeightsError(f"{path} has no config beside it; expected {path.with_suffix('.json')}.")
     return path
 
 
@@ -191,44 +198,3 @@ def _read_record(path: Path) -> dict[str, Any]:
             f"{path} does not describe weights; expected the format {_FORMAT!r} and a network config."
         )
     return record
-
-
-def _open(path: Path) -> h5py.File:
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise WeightsError(
-            f"{path} is not a readable HDF5 file (truncated, or of another kind): {error}."
-        ) from error
-    if file.attrs.get("format") != _FORMAT:
-        file.close()
-        raise WeightsError(
-            f"{path} is an HDF5 file, but not one of ours; expected the attribute format={_FORMAT!r}."
-        )
-    return file
-
-
-def _list_tensors(group: h5py.Group, path: Path, prefix: str = "") -> dict[str, h5py.Dataset]:
-    """Every tensor of the file by name; links out of the file and storage outside it are refused."""
-    tensors: dict[str, h5py.Dataset] = {}
-    for key in group:
-        name = f"{prefix}{key}"
-        if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-            raise WeightsError(f"{path}: {name} is a link; tensors must be stored in the file itself.")
-        item = group[key]
-        if isinstance(item, h5py.Group):
-            if prefix:
-                raise WeightsError(f"{path}: {name} is a group; tensors are named layer/tensor.")
-            tensors.update(_list_tensors(item, path, f"{name}/"))
-        elif item.external or item.is_virtual:
-            raise WeightsError(f"{path}: {name} is stored outside the file; tensors must be in it.")
-        elif item.dtype not in (np.float16, np.float32):
-            raise WeightsError(f"{path}: {name} is of type {item.dtype}; expected float16 or float32.")
-        else:
-            tensors[name] = item
-    return tensors
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:3]) or "none"
-    return f"{len(names)} tensors ({shown}{', ...' if len(names) > 3 else ''})"
