@@ -36,8 +36,8 @@ _NAMES = {
     **{f"mask_{kind}{i}": f"mrcnn_mask_{kind}{i}" for kind in ("conv", "bn") for i in (1, 2, 3, 4)},
 }  # backbone and pyramid have Matterport's names
 _LAYER = re.compile(
-    r"conv1|bn_conv1|(res|bn)\d[a-z]_branch\d[abc]?|fpn_(c\dp\d|p\d)|" + "|".join(_NAMES.values())
-)
+    r"(conv1|bn_conv1|(?:res|bn)\d[a-z]_branch\d[abc]?|fpn_(?:c\dp\d|p\d)|" + "|".join(_NAMES.values()) + r")(?:_\d+)?"
+)  # Keras numbers a name that it meets again
 # What Keras 1 called W, b, running_mean and running_std (which held the variance) is kernel, bias, moving_mean and
 # moving_variance in Keras 2.
 _TENSOR = re.compile(r"(?:.*_)?(kernel|W|bias|b|gamma|beta|(?:moving|running)_(?:mean|variance|std))(?:_\d+)?(?::\d+)?")
@@ -71,12 +71,12 @@ def list_layers(file: h5py.File, path: Path) -> tuple[dict[str, h5py.Dataset], l
     others = []
     for name, dataset in hdf5.list_tensors(file, path, depth=6, skip=("optimizer_weights",)).items():
         *groups, last = name.split("/")
-        layer = next((part for part in groups if _LAYER.fullmatch(part)), None)
-        match = _TENSOR.fullmatch(last)
-        if layer is None or match is None:
+        layer = next(filter(None, map(_LAYER.fullmatch, groups)), None)
+        tensor = _TENSOR.fullmatch(last)
+        if layer is None or tensor is None:
             others.append(name)
             continue
-        ours = f"{layer}/{_TENSOR_NAMES.get(match[1], match[1])}"
+        ours = f"{layer[1]}/{_TENSOR_NAMES.get(tensor[1], tensor[1])}"
         if ours in found:
             raise WeightsError(f"{path}: {name} and {found[ours].name} are both {ours}.")
         found[ours] = dataset

@@ -54,7 +54,7 @@ def write(path, weights, style="keras2"):
         for key, value in weights.items():
             layer, kind = key.split("/")
             group = "rpn_model" if layer.startswith("rpn_") else layer
-            inner = {"keras1": f"{layer}_{keras1.get(kind, kind)}_1:0", "whole": f"{layer}_2/{kind}:0"}
-            top[f"{group}/{layer if style == 'whole' or group != layer else ''}/".replace("//", "/")
-                + inner.get(style, f"{layer}/{kind}:0" if group == layer else f"{kind}:0")] = value  # fmt: skip
+            inner = f"{layer}_2" if style == "whole" else layer
+            last = f"{layer}_{keras1.get(kind, kind)}_1:0" if style == "keras1" else f"{kind}:0"
+            top[f"{group}/{inner}/{last}"] = value
     return path

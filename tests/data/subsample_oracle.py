@@ -2,8 +2,8 @@
 
 FOLDER holds what an independent port of Matterport's Mask R-CNN computed from random weights (`small50`, `small101`: an
 ``.npz`` with outputs and a ``_tensors.json`` with the names and shapes of the weights). Kept is what the parity test
-needs: all proposals, class scores, box offsets and detections; of the anchors and of the RPN's offsets every fifth;
-of the masks that of each detection's own class.
+needs: all proposals, class scores, box offsets and detections; of the anchors and of the RPN's offsets every fifth; of the
+masks, 28 x 28, that of each detection's own class.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(folder: Path) -> None:
         kept["rpn_class"] = full["rpn_class"][0, :, 1]
         for key in ("rpn_rois", "mrcnn_class", "mrcnn_bbox", "detections"):
             kept[key] = full[key][0]
-        for key in ("rois", "class_ids", "scores", "masks", "masks_shape"):
+        for key in ("rois", "class_ids", "scores"):
             kept[key] = full[key]
         masks, classes = full["mrcnn_mask"][0], full["detections"][0, :, 4].astype(int)
         kept["mrcnn_mask"] = masks[np.arange(len(masks)), :, :, classes]
