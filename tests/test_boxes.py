@@ -59,8 +59,24 @@ def test_huge_offsets_stay_finite():
 
 
 def test_clip_moves_corners_into_the_image():
-    clipped = boxes.clip(tf.constant([[-5.0, 3, 50, 70], [200, 200, 300, 300]]), 40, 60)
-    np.testing.assert_array_equal(clipped, [[0, 3, 40, 60], [40, 60, 40, 60]])
+    given = tf.constant([[-5.0, 3, 50, 70], [200, 200, 300, 300], [8, 8, 8, 8]])
+    clipped = boxes.clip(given, tf.constant([0.0, 0, 40, 60]))
+    np.testing.assert_array_equal(clipped, [[0, 3, 40, 60], [40, 60, 40, 60], [8, 8, 8, 8]])
+    np.testing.assert_array_equal(boxes.clip(given, tf.constant([10.0, 5, 40, 60]))[2], [10, 8, 10, 8])
+
+
+def test_offsets_of_matterports_two_corners_are_those_of_the_formula():
+    """Its box arithmetic written out: normalised corners, size, centre, offsets over their deviations."""
+    rng = np.random.default_rng(3)
+    wanted, reference = (random_boxes(rng, 50) / 299 for _ in range(2))
+    std = (0.1, 0.1, 0.2, 0.2)
+    offsets = boxes.encode(tf.constant(wanted * 299), tf.constant(reference * 299), std).numpy() * std
+    height, width = reference[:, 2] - reference[:, 0], reference[:, 3] - reference[:, 1]
+    y = reference[:, 0] + 0.5 * height + offsets[:, 0] * height
+    x = reference[:, 1] + 0.5 * width + offsets[:, 1] * width
+    height, width = height * np.exp(offsets[:, 2]), width * np.exp(offsets[:, 3])
+    made = np.stack([y - 0.5 * height, x - 0.5 * width, y + 0.5 * height, x + 0.5 * width], 1)
+    np.testing.assert_allclose(made, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("height, width", [(64, 64), (128, 192)])
@@ -76,3 +92,19 @@ def test_anchors_cover_every_place_of_every_level(height, width):
                     y, x = (row + 0.5) * stride, (column + 0.5) * stride
                     expected.append([y - h / 2, x - w / 2, y + h / 2, x + w / 2])
     np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_anchors_on_corners_are_matterports():
+    """Its grid: centres at multiples of the stride from 0, and corners normalised by the size less one."""
+    config = NetworkConfig.for_preset("paper")
+    made = boxes.anchors(128, 192, config).numpy() / [127, 191, 127, 191]
+    expected = []
+    for scale, stride in zip(config.anchor_scales, config.strides):
+        for row in range(-(-128 // stride)):
+            for column in range(-(-192 // stride)):
+                for ratio in config.anchor_ratios:
+                    h, w = scale / np.sqrt(ratio), scale * np.sqrt(ratio)
+                    corners = [row * stride - h / 2, column * stride - w / 2,
+                               row * stride + h / 2, column * stride + w / 2]  # fmt: skip
+                    expected.append((np.array(corners) - [0, 0, 1, 1]) / [127, 191, 127, 191])
+    np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-5)

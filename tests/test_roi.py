@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from evican_model import losses, roi, rpn
 from evican_model.config import NetworkConfig, TrainConfig
+from evican_model.geometry import Centres, Corners
 
 NETWORK = NetworkConfig()
 
@@ -35,7 +36,7 @@ def test_roi_align_samples_the_centre_of_each_bin():
     images = np.array([0, 1, 1, 0, 1], np.int32)
     size = 7
     got = roi.roi_align(
-        [tf.constant(p) for p in pyramid], tf.constant(rois), tf.constant(images), size, NETWORK.strides
+        [tf.constant(p) for p in pyramid], tf.constant(rois), tf.constant(images), size, (256, 256), Centres()
     )
     assert got.shape == (5, size, size, 3)
     for r, (y1, x1, y2, x2) in enumerate(rois):
@@ -48,12 +49,35 @@ def test_roi_align_samples_the_centre_of_each_bin():
 
 def test_roi_align_of_no_region():
     pyramid = [tf.zeros([1, 64 // s, 64 // s, 3]) for s in NETWORK.strides]
-    assert roi.roi_align(pyramid, tf.zeros([0, 4]), tf.zeros([0], tf.int32), 7, NETWORK.strides).shape == (
-        0,
-        7,
-        7,
-        3,
+    for layout in (Centres(), Corners()):
+        none = roi.roi_align(pyramid, tf.zeros([0, 4]), tf.zeros([0], tf.int32), 7, (64, 64), layout)
+        assert none.shape == (0, 7, 7, 3)
+
+
+def test_roi_align_on_corners_is_matterports():
+    """First and last sample on the corners of the normalised box, levels rounded: written out here."""
+    rng = np.random.default_rng(4)
+    height, width, size = 256, 320, 7
+    pyramid = [rng.normal(size=(1, height // s, width // s, 2)).astype(np.float32) for s in NETWORK.strides]
+    normalised = np.array(
+        [[0.1, 0.1, 0.55, 0.6], [0, 0, 1, 1], [0.2, 0.1, 0.9, 0.95], [0.5, 0.5, 0.5, 0.6], [0.97, 0.02, 1, 0.06]]
     )
+    rois = normalised * [height - 1, width - 1, height - 1, width - 1]
+    got = roi.roi_align([tf.constant(p) for p in pyramid], tf.constant(rois, tf.float32), tf.zeros([5], tf.int32),
+                        size, (height, width), Corners())  # fmt: skip
+    levels = []
+    for r, (y1, x1, y2, x2) in enumerate(normalised):
+        side = np.sqrt((y2 - y1) * (x2 - x1))
+        with np.errstate(divide="ignore"):
+            level = np.log2(side / (224 / np.sqrt(height * width)))
+        levels.append(int(np.clip(np.round(level) + 2 if np.isfinite(level) else 0, 0, 3)))
+        feature = pyramid[levels[r]][0]
+        rows, columns = feature.shape[:2]
+        for i, j in [(0, 0), (3, 5), (6, 6), (2, 0)]:
+            y = (y1 + i / (size - 1) * (y2 - y1)) * (rows - 1)
+            x = (x1 + j / (size - 1) * (x2 - x1)) * (columns - 1)
+            np.testing.assert_allclose(got[r, i, j, 0], bilinear(feature[..., 0], y, x), atol=5e-4)
+    assert len(set(levels)) == 3
 
 
 def test_partial_label_is_cross_entropy_when_the_class_is_known():
@@ -141,8 +165,100 @@ def test_detections_are_suppressed_within_a_category_only():
     box = [10.0, 10, 30, 30]
     rois = tf.constant([box, [11.0, 10, 31, 30], [10.0, 10, 30, 31], [40.0, 40, 60, 60]])
     logits = tf.constant([[0.0, 3, 0], [0, 2, 0], [0, 0, 4], [0, 0, 1]])
-    found = roi.detections(logits, tf.zeros([4, 2, 4]), rois, 64, 64, 0.5, NETWORK)
+    found = roi.detections(logits, tf.zeros([4, 2, 4]), rois, tf.constant([0.0, 0, 64, 64]), 0.5, NETWORK)
     boxes, category_ids, scores = found
     np.testing.assert_array_equal(category_ids, [2, 1, 2])
     np.testing.assert_allclose(boxes, [rois[2], rois[0], rois[3]])
     assert (np.diff(scores) <= 0).all()
+
+
+def suppressed(boxes, scores, most, threshold):
+    """Greedy non-maximum suppression, a box at a time; of equal scores the earlier box wins."""
+    kept = []
+    for i in sorted(range(len(scores)), key=lambda i: (-scores[i], i)):
+        if len(kept) < most and all(overlap(boxes[i], boxes[k]) <= threshold for k in kept):
+            kept.append(i)
+    return kept
+
+
+def overlap(a, b):
+    height, width = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(height, 0) * max(width, 0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+    return shared / union if union > 0 else 0.0
+
+
+@pytest.mark.parametrize("case", ["random", "ties", "degenerate", "outside", "none"])
+def test_proposals_are_the_best_anchors_after_suppression(case):
+    rng = np.random.default_rng(5)
+    corner = rng.integers(0, 90, (0 if case == "none" else 120, 2)) * 1.0
+    anchors = np.concatenate([corner, corner + rng.integers(8, 40, corner.shape)], 1).astype(np.float32)
+    logits = rng.permutation(len(anchors)).reshape(-1, 1) / 20 - 2.0
+    if case == "ties":
+        logits = np.floor(logits)
+    if case == "degenerate":
+        anchors[::3, 2:] = anchors[::3, :2]  # points: nothing overlaps them, and they suppress nothing
+    if case == "outside":
+        anchors[::2] += 500
+    config = NetworkConfig.for_preset("paper", pre_nms_limit=80)
+    made = rpn.propose(
+        tf.constant(logits, tf.float32), tf.zeros([len(anchors), 4]), tf.constant(anchors),
+        tf.constant([0.0, 0, 100, 120]), 30, config,
+    ).numpy()  # fmt: skip
+    best = sorted(range(len(anchors)), key=lambda i: (-logits[i, 0], i))[:80]
+    clipped = np.clip(anchors[best], 0, [100, 120, 100, 120])
+    kept = suppressed(clipped, logits[best, 0], 30, config.proposal_iou)
+    assert len(made) == len(kept) and (case == "none" or len(kept) > 1)
+    # Of a point, decoding keeps a thousandth of a pixel.
+    np.testing.assert_allclose(made, clipped[kept], atol=2e-3)
+
+
+def test_an_roi_is_of_its_likeliest_category_only_where_the_config_says_so():
+    rois = tf.constant([[10.0, 10, 30, 30], [40.0, 40, 60, 60], [40.0, 10, 60, 30]])
+    logits = tf.constant([[0.0, 3, 2], [4.0, 1, 3], [0.0, 1, 1.5]])  # cell, background, nucleus
+    window = tf.constant([0.0, 0, 64, 64])
+    paper = NetworkConfig.for_preset("paper")
+    _, category_ids, scores = roi.detections(logits, tf.zeros([3, 2, 4]), rois, window, 0.0, paper)
+    np.testing.assert_array_equal(category_ids, [1, 2])
+    np.testing.assert_allclose(scores, [tf.nn.softmax(logits)[0, 1], tf.nn.softmax(logits)[2, 2]])
+    _, category_ids, _ = roi.detections(logits, tf.zeros([3, 2, 4]), rois, window, 0.0, NETWORK)
+    assert sorted(category_ids.numpy()) == [1, 1, 1, 2, 2, 2]
+
+
+def test_detections_are_those_of_suppression_within_each_category():
+    rng = np.random.default_rng(6)
+    corner = rng.integers(0, 60, (80, 2)) * 1.0
+    rois = np.concatenate([corner, corner + rng.integers(10, 40, (80, 2))], 1).astype(np.float32)
+    logits = rng.normal(0, 2, (80, 3)).astype(np.float32)
+    paper = NetworkConfig.for_preset("paper", detections=20)
+    window = np.array([5.0, 0, 90, 100], np.float32)
+    boxes, category_ids, scores = roi.detections(
+        tf.constant(logits), tf.zeros([80, 2, 4]), tf.constant(rois), tf.constant(window), 0.4, paper
+    )
+    softmax = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    clipped = np.clip(rois, window[[0, 1, 0, 1]], window[[2, 3, 2, 3]])
+    expected = []
+    for category in (1, 2):
+        own = [i for i in range(80) if softmax[i].argmax() == category and softmax[i, category] >= 0.4]
+        for k in suppressed(clipped[own], softmax[own, category], 20, paper.detection_iou):
+            expected.append((softmax[own[k], category], category, own[k]))
+    expected = sorted(expected, reverse=True)[:20]
+    np.testing.assert_array_equal(category_ids, [category for _, category, _ in expected])
+    np.testing.assert_allclose(scores, [score for score, _, _ in expected], rtol=1e-5)
+    np.testing.assert_allclose(boxes, clipped[[i for _, _, i in expected]], atol=1e-3)
+
+
+def test_one_objectness_learns_background_only_where_every_category_is_outlined():
+    known = np.ones((16, 16, 2))
+    known[:, 8:, 0] = 0  # cells of the right half are not outlined
+    paper = NetworkConfig.for_preset("paper")
+    corner = np.stack(np.meshgrid(np.arange(0, 48, 6), np.arange(0, 48, 6), indexing="ij"), -1).reshape(-1, 2)
+    anchors = np.concatenate([corner, corner + 14], 1).astype(np.float32)
+    objectness = tf.Variable(tf.zeros([len(anchors), 1]))
+    with tf.GradientTape() as tape:
+        loss, _ = rpn.rpn_loss(objectness, tf.zeros([len(anchors), 4]), tf.constant(anchors),
+                               truth([2], [[20, 2, 36, 16]], known), paper, TrainConfig(anchors_sampled=1000))  # fmt: skip
+    gradient = tape.gradient(loss, objectness).numpy()[:, 0]
+    left, right = anchors[:, 3] <= 32, anchors[:, 1] >= 32
+    assert (gradient[right] == 0).all()
+    assert (gradient[left] > 0).any() and (gradient < 0).any()  # background, and the nucleus
