@@ -101,7 +101,7 @@ class MaskRCNN(tf.Module):
         regions, category_ids, scores = (tf.concat(part, 0) for part in zip(*found))
         index = _image_index(scores for _, _, scores in found)
         masks = self.mask_head(self.align(pyramid, regions, index, config.mask_pool, size))
-        masks = tf.sigmoid(tf.gather(tf.cast(masks, tf.float32), category_ids - 1, axis=3, batch_dims=1))
+        masks = tf.sigmoid(tf.gather(masks, category_ids - 1, axis=3, batch_dims=1))
         return {"boxes": self.geometry.outer(regions), "category_ids": category_ids, "scores": scores,
                 "masks": masks, "image_index": index}  # fmt: skip
 
@@ -120,13 +120,13 @@ class MaskRCNN(tf.Module):
         colour = tf.repeat(normalised, 3 // len(self.config.pixel_mean), -1)
         pyramid = self.pyramid(folded(normalised) if folded else self.backbone(colour))
         outputs = [self.rpn(level) for level in pyramid]
-        objectness, offsets = (tf.cast(tf.concat(part, 1), tf.float32) for part in zip(*outputs))
+        objectness, offsets = (tf.concat(part, 1) for part in zip(*outputs))
         anchors = boxes.anchors(tf.shape(images)[1], tf.shape(images)[2], self.config)
         return pyramid, objectness, offsets, anchors
 
     def align(self, pyramid, rois, image_index, bins, size):
         """RoIAlign [n, bins, bins, channels] of images of the given size."""
-        pyramid = [tf.cast(level, tf.float32) for level in pyramid]
+        pyramid = [tf.cast(level, tf.float32) for level in pyramid]  # of a network in half precision
         return roi.roi_align(pyramid, rois, image_index, bins, size, self.geometry)
 
     def losses(self, batch, training: TrainConfig):
@@ -150,7 +150,8 @@ class MaskRCNN(tf.Module):
             rpn_losses.append(rpn.rpn_loss(objectness[i], offsets[i], anchors, truth, config, training))
             count = config.training_proposals
             proposals = rpn.propose(objectness[i], offsets[i], anchors, whole, count, config)
-            samples.append(roi.sample_rois(proposals, truth, config, training))
+            sample = roi.sample_rois(proposals, truth, config, training)
+            samples.append(sample)
             matched.append({key: tf.gather(truth[key], sample["match"]) for key in ("boxes", "category_ids")})
             matched[-1]["masks"] = tf.gather(truth["masks"], sample["match"][: training.positive_rois])
 

@@ -27,9 +27,10 @@ def box_head(config: NetworkConfig) -> tf.keras.Model:
     x = layers.Flatten(name="box_flat")(pooled)
     for i in (1, 2):
         x = _activated(layers.Dense(config.box_channels, name=f"box_fc{i}")(x), f"box_{{}}{i}", config)
-    logits = layers.Dense(len(config.categories) + 1, name="class_logits")(x)
-    offsets = layers.Dense(len(config.categories) * 4, kernel_initializer="zeros", name="box_offsets")(x)
-    offsets = layers.Reshape((len(config.categories), 4), name="box_offsets_by_category")(offsets)
+    logits = layers.Dense(len(config.categories) + 1, dtype="float32", name="class_logits")(x)
+    offsets = layers.Dense(len(config.categories) * 4, kernel_initializer="zeros", dtype="float32",
+                           name="box_offsets")(x)  # fmt: skip
+    offsets = layers.Reshape((len(config.categories), 4), dtype="float32", name="box_offsets_by_category")(offsets)
     return tf.keras.Model(pooled, [logits, offsets], name="box_head")
 
 
@@ -46,7 +47,7 @@ def mask_head(config: NetworkConfig) -> tf.keras.Model:
         x = convolution(config, config.mask_channels, f"mask_conv{i}")(x)
         x = _activated(x, f"mask_{{}}{i}", config)
     x = _Deconvolution(config.mask_channels, 2, 2, activation="relu", name="mask_deconv")(x)
-    x = layers.Conv2D(len(config.categories), 1, name="mask_logits")(x)
+    x = layers.Conv2D(len(config.categories), 1, dtype="float32", name="mask_logits")(x)
     return tf.keras.Model(pooled, x, name="mask_head")
 
 
