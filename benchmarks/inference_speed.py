@@ -46,9 +46,9 @@ def measure(side: int) -> dict:
     in_network = [0.0]
     detect = model.network.detect
 
-    def timed(image, minimum_score):
+    def timed(*inputs):
         start = time.perf_counter()
-        found = {key: value.numpy() for key, value in detect(image, minimum_score).items()}
+        found = {key: value.numpy() for key, value in detect(*inputs).items()}
         in_network[0] += time.perf_counter() - start
         return {key: _Array(value) for key, value in found.items()}
 

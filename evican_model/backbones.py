@@ -73,7 +73,9 @@ def fold(source: tf.keras.Model, name: str, channels: int = 3) -> tf.keras.Model
             continue
         gamma, beta, mean, variance = source.get_layer(_norm_name(layer.name)).get_weights()
         kernel, *bias = source.get_layer(layer.name).get_weights()
-        if kernel.shape[2] > layer.get_weights()[0].shape[2]:  # the image: the kernels of equal colours add up
+        if (
+            kernel.shape[2] > layer.get_weights()[0].shape[2]
+        ):  # the image: the kernels of equal colours add up
             kernel = kernel.sum(2, keepdims=True)
         gain = gamma / np.sqrt(variance + _EPSILON)
         # A depthwise kernel has its channels on the third axis [rows, columns, channels, 1], the others on the last.
@@ -105,14 +107,14 @@ def stages(name: str) -> dict[int, tuple[str, ...]]:
     if _is_lite(name):
         return {1: ("stem", "b0"), 2: ("b1", "b2"), 3: ("b3", "b4"), 4: tuple(f"b{i}" for i in range(5, 11)),
                 5: tuple(f"b{i}" for i in range(11, 16))}  # fmt: skip
-    parts = {1: ("conv1", "bn")}  # bn_conv1
+    parts: dict[int, tuple[str, ...]] = {1: ("conv1", "bn")}  # bn_conv1
     for stage, blocks in enumerate(_RESNET_BLOCKS[name], start=2):
         parts[stage] = tuple(f"{kind}{stage}{chr(97 + i)}" for kind in ("res", "bn") for i in range(blocks))
     return parts
 
 
 def frozen_layers(name: str, trained: str) -> tuple[str, ...]:
-    """Return the layers that stay as they are in one of Matterport's training stages, as `TrainConfig.frozen` wants them.
+    """Return the layers that stay as they are in a training stage of Matterport's, as `TrainConfig.frozen` wants them.
 
     Parameters
     ----------

@@ -72,11 +72,11 @@ class NetworkConfig(_JsonConfig):
     categories: tuple[str, ...] = ("Cell", "Nucleus")  # category_id is the position + 1; 0 is background
     backbone: str = "efficientnet_lite0"
     # What the network sees.
-    stretch: bool = True  # grey levels are stretched to the image's own range; false: 8-bit levels as they are stored
-    image_scale: str = "cells"  # to what the image is scaled: its "cells" to their size, or itself into a "square"
+    stretch: bool = True  # grey levels to the image's own range; false: 8-bit levels as they are stored
+    image_scale: str = "cells"  # what is scaled: its "cells" to their size, or the image into a "square"
     shortest_side: int = 800  # of the image in the square, if its longest stays within `tile` (IMAGE_MIN_DIM)
     padding: float = 127.0  # grey level of what lies outside the image
-    pixel_mean: tuple[float, ...] = (127.0,)  # EfficientNet-Lite's own input convention; one value, or one a colour
+    pixel_mean: tuple[float, ...] = (127.0,)  # EfficientNet-Lite's convention; one value, or one a colour
     pixel_std: float = 128.0
     # How boxes lie on pixels: "centres", RoIAlign exact to the pixel, or "corners", Matterport's (see geometry.py).
     geometry: str = "centres"
@@ -92,9 +92,9 @@ class NetworkConfig(_JsonConfig):
     mask_convolutions: int = 3
     # Proposals.
     strides: tuple[int, ...] = (4, 8, 16, 32, 64)  # of the pyramid's levels P2 to P6 (BACKBONE_STRIDES)
-    anchor_scales: tuple[int, ...] = (16, 32, 64, 128, 256)  # 16, not Matterport's 32: nuclei at 10x are that small
+    anchor_scales: tuple[int, ...] = (16, 32, 64, 128, 256)  # not 32 and up: nuclei at 10x are that small
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    objectness_by_category: bool = True  # so that an image with one category outlined teaches nothing of the others
+    objectness_by_category: bool = True  # an image with one category outlined teaches nothing of the others
     rpn_box_std: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
     pre_nms_limit: int = 2000
     proposal_iou: float = 0.7  # non-maximum suppression among proposals (RPN_NMS_THRESHOLD)
@@ -116,7 +116,7 @@ class NetworkConfig(_JsonConfig):
     cell_diameter: float = 64.0  # the size that typical cells are scaled to; training is centred on it
     nucleus_diameter: float = 32.0
     first_look: int = 512  # longest side of the copy on which the size of the objects is measured
-    smallest_look: float = 0.25  # scale of the first look at a huge image: smaller, typical cells would be dots
+    smallest_look: float = 0.25  # scale of the first look at a huge image: smaller, cells would be dots
     further_looks: int = 2
     scale_tolerance: float = 1.35  # objects this near their typical size need no further look
     largest_scale: float = 4.0

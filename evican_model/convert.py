@@ -1,7 +1,7 @@
-"""Weights into our format: ``python -m evican_model.convert mask_rcnn_coco.h5 --categories Cell Nucleus --output weights/``.
+"""Weights into our format: ``python -m evican_model.convert mask_rcnn_coco.h5 --output weights/``.
 
-A file of Matterport's Mask R-CNN is read by its layers. If it knows another number of categories than are asked for, the
-layers that depend on them start anew, and the rest is what a training starts from.
+A file of Matterport's Mask R-CNN is read by its layers. If it knows another number of categories than are asked for
+(``--categories Cell Nucleus``), the layers that depend on them start anew, and the rest is what a training starts from.
 
 A weights file of ours is copied; with ``--half`` to float16, half as large, as the bundled ones are.
 

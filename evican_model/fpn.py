@@ -41,7 +41,7 @@ def feature_pyramid(channels_in: list[int], config: NetworkConfig) -> tf.keras.M
 def convolution(config: NetworkConfig, channels: int, name: str) -> tf.keras.layers.Layer:
     """Return the 3 x 3 convolution that pyramid, RPN and mask head are made of.
 
-    Separable ones are far cheaper: the smoothing at stride 4 is the dearest layer of the whole network when it is dense.
+    Separable ones are far cheaper: the smoothing at stride 4 is the dearest layer of the network when it is dense.
     """
     kind = layers.SeparableConv2D if config.separable else layers.Conv2D
     return kind(channels, 3, padding="same", name=name)

@@ -1,10 +1,10 @@
 """Where boxes and the places of a feature map lie on the pixels of the image, and where RoIAlign samples.
 
 There are two answers. `Centres` is exact: pixel ``i`` of a map of stride ``s`` stands for the pixels around
-``(i + 0.5) s``, and RoIAlign takes its samples from the centres of its bins (He et al. 2017). `Corners` is Matterport's,
-which its weights have learnt to live with: boxes are normalised by the image's size less one, their far edges lie *on*
-their last pixel, anchors stand on the corners of their places, and RoIAlign takes its outer samples from a box's edges.
-Everything else of the network is the same for both.
+``(i + 0.5) s``, and RoIAlign takes its samples from the centres of its bins (He et al. 2017). `Corners` is
+Matterport's, which its weights have learnt to live with: boxes are normalised by the image's size less one, their far
+edges lie *on* their last pixel, anchors stand on the corners of their places, and RoIAlign takes its outer samples from
+a box's edges. Everything else of the network is the same for both.
 """
 
 from __future__ import annotations

@@ -36,11 +36,15 @@ _NAMES = {
     **{f"mask_{kind}{i}": f"mrcnn_mask_{kind}{i}" for kind in ("conv", "bn") for i in (1, 2, 3, 4)},
 }  # backbone and pyramid have Matterport's names
 _LAYER = re.compile(
-    r"(conv1|bn_conv1|(?:res|bn)\d[a-z]_branch\d[abc]?|fpn_(?:c\dp\d|p\d)|" + "|".join(_NAMES.values()) + r")(?:_\d+)?"
+    r"(conv1|bn_conv1|(?:res|bn)\d[a-z]_branch\d[abc]?|fpn_(?:c\dp\d|p\d)|"
+    + "|".join(_NAMES.values())
+    + r")(?:_\d+)?"
 )  # Keras numbers a name that it meets again
 # What Keras 1 called W, b, running_mean and running_std (which held the variance) is kernel, bias, moving_mean and
 # moving_variance in Keras 2.
-_TENSOR = re.compile(r"(?:.*_)?(kernel|W|bias|b|gamma|beta|(?:moving|running)_(?:mean|variance|std))(?:_\d+)?(?::\d+)?")
+_TENSOR = re.compile(
+    r"(?:.*_)?(kernel|W|bias|b|gamma|beta|(?:moving|running)_(?:mean|variance|std))(?:_\d+)?(?::\d+)?"
+)
 _TENSOR_NAMES = {"W": "kernel", "b": "bias", "running_mean": "moving_mean", "running_std": "moving_variance"}
 
 _LARGEST = 4096  # channels or categories; what a stranger's file claims is not built before it is looked at
@@ -120,9 +124,11 @@ def config_of(
             f"{list(categories)}. To start a training with other categories, convert the file first: python -m "
             "evican_model.convert drops the layers that depend on them."
         )
-    if _size(layers, "rpn_class_raw/bias", 0, path) != 6:
-        raise WeightsError(f"{path}: rpn_class_raw/bias has {layers['rpn_class_raw/bias'].shape[0]} values; expected 6, "
-                           "two for each of three anchor ratios.")  # fmt: skip
+    logits = _size(layers, "rpn_class_raw/bias", 0, path)
+    if logits != 6:
+        raise WeightsError(
+            f"{path}: rpn_class_raw/bias has {logits} values; expected 6, two for each of three anchor ratios."
+        )
     depth = sum(name.startswith("res4") and name.endswith("branch2a/kernel") for name in layers)
     presets = {6: "resnet50", 23: "paper"}
     if depth not in presets:
@@ -191,7 +197,9 @@ def _source(name: str, shape: tuple[int, ...], config: NetworkConfig):
     """Matterport's name of a tensor, its shape there, and what makes ours of it (but for the shape)."""
     layer, tensor = name.split("/")
     theirs, shape = f"{_NAMES.get(layer, layer)}/{tensor}", tuple(shape)
-    if layer == "rpn_objectness":  # background and object in turn: softmax of two is the sigmoid of the difference
+    if (
+        layer == "rpn_objectness"
+    ):  # background and object in turn: softmax of two is the sigmoid of the difference
         return theirs, (*shape[:-1], 2 * shape[-1]), lambda x: x[..., 1::2] - x[..., 0::2]
     if layer == "box_offsets":  # the background's offsets move no detection
         return theirs, (*shape[:-1], shape[-1] + 4), lambda x: x[..., 4:]

@@ -239,7 +239,9 @@ class Model:
         parts = []
         for few in _batches(tiles, self.batch):
             for part, found in zip(few, self._detect_tiles(levels, few, scale, minimum_score)):
-                parts.append((part, found.select(~_in_seam(found.all_boxes, part, found.shape, overlap // 2))))
+                parts.append(
+                    (part, found.select(~_in_seam(found.all_boxes, part, found.shape, overlap // 2)))
+                )
         if len(parts) == 1:
             return parts[0][1]
         return merge_tiles(parts, levels.shape, self.config.categories)
@@ -275,8 +277,8 @@ class Model:
     def _canvas(self, rows: int, columns: int):
         """Return an empty input for a tile, where the tile's corner lies in it, and what detections are clipped to.
 
-        Sizes come in buckets: each side is rounded up to a multiple of the coarsest stride, 64 pixels, or, for a square,
-        is `tile`. The image lies in the upper left of the first, and in the middle of the second.
+        Sizes come in buckets: each side is rounded up to a multiple of the coarsest stride, 64 pixels, or, for a
+        square, is `tile`. The image lies in the upper left of the first, and in the middle of the second.
         """
         if self.config.image_scale == "square":
             side = self.config.tile

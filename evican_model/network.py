@@ -61,8 +61,8 @@ class MaskRCNN(tf.Module):
         """
         count, height, width, _ = images.shape
         if count not in self.traces:
-            shapes = ([count, None, None, 1], [], [count, 4])
-            self.traces[count] = tf.function(self.forward, [tf.TensorSpec(shape) for shape in shapes])
+            signature = [tf.TensorSpec([count, None, None, 1]), tf.TensorSpec([]), tf.TensorSpec([count, 4])]
+            self.traces[count] = tf.function(self.forward, input_signature=signature)
         whole = tf.constant([[0, 0, height, width]] * count, tf.float32)
         return self.traces[count](images, minimum_score, whole if windows is None else windows)
 

@@ -30,7 +30,9 @@ def box_head(config: NetworkConfig) -> tf.keras.Model:
     logits = layers.Dense(len(config.categories) + 1, dtype="float32", name="class_logits")(x)
     offsets = layers.Dense(len(config.categories) * 4, kernel_initializer="zeros", dtype="float32",
                            name="box_offsets")(x)  # fmt: skip
-    offsets = layers.Reshape((len(config.categories), 4), dtype="float32", name="box_offsets_by_category")(offsets)
+    offsets = layers.Reshape((len(config.categories), 4), dtype="float32", name="box_offsets_by_category")(
+        offsets
+    )
     return tf.keras.Model(pooled, [logits, offsets], name="box_head")
 
 

@@ -39,7 +39,9 @@ def rpn_head(config: NetworkConfig) -> tf.keras.Model:
     # What comes out is float32, in whatever precision the layers before compute.
     objectness = layers.Conv2D(per_place * categories, 1, bias_initializer=bias, dtype="float32",
                                kernel_initializer="random_normal", name="rpn_objectness")(x)  # fmt: skip
-    offsets = layers.Conv2D(per_place * 4, 1, kernel_initializer="zeros", dtype="float32", name="rpn_offsets")(x)
+    offsets = layers.Conv2D(
+        per_place * 4, 1, kernel_initializer="zeros", dtype="float32", name="rpn_offsets"
+    )(x)
     objectness = layers.Reshape((-1, categories), dtype="float32", name="rpn_objectness_flat")(objectness)
     offsets = layers.Reshape((-1, 4), dtype="float32", name="rpn_offsets_flat")(offsets)
     return tf.keras.Model(feature, [objectness, offsets], name="rpn")

@@ -103,7 +103,7 @@ def grey_levels(image: np.ndarray, config: NetworkConfig) -> np.ndarray:
     if config.stretch:
         return normalise(grey)
     stored = np.asarray(image).dtype  # that of the image: the mean of three channels is a float
-    if stored == bool:
+    if stored.kind == "b":
         return grey.astype(np.float32) * np.float32(255)
     if stored.kind == "f":
         if grey.min() < 0 or grey.max() > 1:
@@ -113,9 +113,7 @@ def grey_levels(image: np.ndarray, config: NetworkConfig) -> np.ndarray:
             )
         return grey.astype(np.float32) * np.float32(255)
     if stored.kind == "i" and grey.min() < 0:
-        raise ImageError(
-            f"The image holds integers down to {grey.min()}; this network takes none below 0."
-        )
+        raise ImageError(f"The image holds integers down to {grey.min()}; this network takes none below 0.")
     return grey.astype(np.float32) * np.float32(255 / np.iinfo(stored).max)
 
 

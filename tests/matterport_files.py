@@ -42,7 +42,7 @@ def _drawn(key, shape):
 
 
 def write(path, weights, style="keras2"):
-    """Write weights as Keras 2 does (nested groups, ``kernel:0``), Keras 1 (``layer_W:0``), or `model.save` of Keras 2."""
+    """Write weights as Keras 2 (nested groups, ``kernel:0``), Keras 1 (``layer_W:0``) or `model.save` of Keras 2 do."""
     keras1 = {"kernel": "W", "bias": "b", "moving_mean": "running_mean", "moving_variance": "running_std"}
     with h5py.File(path, "w") as file:
         file.attrs["keras_version"] = "1.2.2" if style == "keras1" else "2.2.4"

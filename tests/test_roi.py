@@ -60,7 +60,13 @@ def test_roi_align_on_corners_is_matterports():
     height, width, size = 256, 320, 7
     pyramid = [rng.normal(size=(1, height // s, width // s, 2)).astype(np.float32) for s in NETWORK.strides]
     normalised = np.array(
-        [[0.1, 0.1, 0.55, 0.6], [0, 0, 1, 1], [0.2, 0.1, 0.9, 0.95], [0.5, 0.5, 0.5, 0.6], [0.97, 0.02, 1, 0.06]]
+        [
+            [0.1, 0.1, 0.55, 0.6],
+            [0, 0, 1, 1],
+            [0.2, 0.1, 0.9, 0.95],
+            [0.5, 0.5, 0.5, 0.6],
+            [0.97, 0.02, 1, 0.06],
+        ]
     )
     rois = normalised * [height - 1, width - 1, height - 1, width - 1]
     got = roi.roi_align([tf.constant(p) for p in pyramid], tf.constant(rois, tf.float32), tf.zeros([5], tf.int32),
@@ -256,8 +262,10 @@ def test_one_objectness_learns_background_only_where_every_category_is_outlined(
     anchors = np.concatenate([corner, corner + 14], 1).astype(np.float32)
     objectness = tf.Variable(tf.zeros([len(anchors), 1]))
     with tf.GradientTape() as tape:
-        loss, _ = rpn.rpn_loss(objectness, tf.zeros([len(anchors), 4]), tf.constant(anchors),
-                               truth([2], [[20, 2, 36, 16]], known), paper, TrainConfig(anchors_sampled=1000))  # fmt: skip
+        nucleus, training = truth([2], [[20, 2, 36, 16]], known), TrainConfig(anchors_sampled=1000)
+        loss, _ = rpn.rpn_loss(
+            objectness, tf.zeros([len(anchors), 4]), tf.constant(anchors), nucleus, paper, training
+        )
     gradient = tape.gradient(loss, objectness).numpy()[:, 0]
     left, right = anchors[:, 3] <= 32, anchors[:, 1] >= 32
     assert (gradient[right] == 0).all()

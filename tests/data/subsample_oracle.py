@@ -1,9 +1,9 @@
 """Make `matterport_resnet50.npz` and `matterport_resnet101.npz`: ``python tests/data/subsample_oracle.py FOLDER``.
 
-FOLDER holds what an independent port of Matterport's Mask R-CNN computed from random weights (`small50`, `small101`: an
-``.npz`` with outputs and a ``_tensors.json`` with the names and shapes of the weights). Kept is what the parity test
-needs: all proposals, class scores, box offsets and detections; of the anchors and of the RPN's offsets every fifth; of the
-masks, 28 x 28, that of each detection's own class.
+FOLDER holds what an independent port of Matterport's Mask R-CNN computed from random weights (`small50`, `small101`:
+an ``.npz`` with outputs and a ``_tensors.json`` with the names and shapes of the weights). Kept is what the parity test
+needs: all proposals, class scores, box offsets and detections; of the anchors and of the RPN's offsets every fifth; of
+the masks, 28 x 28, that of each detection's own class.
 """
 
 from __future__ import annotations

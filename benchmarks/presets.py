@@ -1,0 +1,103 @@
+"""The three presets side by side on one image, as a table: ``python benchmarks/presets.py > benchmarks/presets.md``.
+
+All are loaded in one process and take turns: whatever else the machine does slows them alike, and the ratios hold.
+`fast` has its bundled weights; `paper` and `resnet50` have random ones, and as many masks to draw as Matterport's
+network draws at most (100). Timed is the network itself on an input of 1024 x 1024 pixels.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+SIDE = 1024
+ROUNDS = 5
+
+
+def networks() -> dict:
+    """Return the network of each preset, ready to detect."""
+    import tensorflow as tf
+
+    from evican_model.config import PRESETS, NetworkConfig
+    from evican_model.model import load_model
+    from evican_model.network import MaskRCNN
+
+    ready = {}
+    for name in PRESETS:
+        if name == "fast":
+            ready[name] = load_model("fast").network
+        else:
+            tf.random.set_seed(0)
+            ready[name] = MaskRCNN(NetworkConfig.for_preset(name, detections=100))
+            ready[name].fold()
+    return ready
+
+
+def image() -> np.ndarray:
+    """Return a real image, mirrored to the size of the input: float32 [1, side, side, 1]."""
+    from PIL import Image
+
+    from evican_model.scaling import normalise
+
+    (path,) = (ROOT / "pipelines" / "example_plate").glob("*_D02_*.jpg")
+    with Image.open(path) as file:
+        grey = np.asarray(file.convert("L"))
+    grey = np.pad(grey, [(0, max(0, SIDE - extent)) for extent in grey.shape], mode="reflect")[:SIDE, :SIDE]
+    return normalise(grey)[None, :, :, None]
+
+
+def main() -> None:
+    """Print the table."""
+    import tensorflow as tf
+
+    ready, pixels = networks(), tf.constant(image())
+    walls: dict[str, list[float]] = {name: [] for name in ready}
+    cpus: dict[str, list[float]] = {name: [] for name in ready}
+    objects = {}
+    for turn in range(ROUNDS + 1):  # the first is not counted
+        for name, network in ready.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            found = {key: value.numpy() for key, value in network.detect(pixels, 0.3).items()}
+            if turn:
+                walls[name].append(time.perf_counter() - wall)
+                cpus[name].append(time.process_time() - cpu)
+            objects[name] = len(found["scores"])
+    print("# Speed of the presets\n")
+    print(f"`python {' '.join(sys.argv)}`; {_machine()}. Input of {SIDE} x {SIDE} pixels,")
+    print(f"median of {ROUNDS} turns.\n")
+    print("| preset | backbone | parameters, million | masks drawn | wall s | CPU s | CPU s, fast = 1 |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name, network in ready.items():
+        parameters = sum(int(np.prod(v.shape)) for v in network.named_variables().values()) / 1e6
+        wall, cpu = np.median(walls[name]), np.median(cpus[name])
+        print(f"| {name} | {network.config.backbone} | {parameters:.1f} | {objects[name]} | {wall:.2f} | {cpu:.2f} "
+              f"| {cpu / np.median(cpus['fast']):.1f} |")  # fmt: skip
+    load = os.getloadavg()[0]
+    print(f"\nLoad of the machine at the end: {load:.1f}. Below the number of cores it was quiet; above it, only the")
+    print("CPU seconds and their ratios mean something.")
+
+
+def _machine() -> str:
+    model = next(
+        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?"
+    )
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    import tensorflow as tf
+
+    return (
+        f"{os.cpu_count()} cores {model}, {platform.system()}, Python {platform.python_version()}, "
+        f"TensorFlow {tf.__version__}, commit {commit}"
+    )
+
+
+if __name__ == "__main__":
+    main()
