@@ -32,7 +32,7 @@ def close(ours, theirs):
     assert np.linalg.norm(difference) <= 1e-4 * np.linalg.norm(theirs)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "resnet101"])
+@pytest.mark.parametrize("name", ["resnet50", pytest.param("resnet101", marks=pytest.mark.long)])
 def test_every_stage_is_that_of_an_independent_port(tmp_path, name):
     """The command a user runs, then stage by stage: RPN, proposals, box head, detections in their order, masks."""
     source = matterport_files.write(tmp_path / f"{name}.h5", matterport_files.tensors(name))

@@ -195,7 +195,12 @@ _DETECT = """if True:
 
 
 @pytest.mark.parametrize(
-    "preset, writer", [("fast", "cellprofiler4"), ("fast", "cellprofiler5"), ("resnet50", "cellprofiler4")]
+    "preset, writer",
+    [
+        ("fast", "cellprofiler4"),
+        pytest.param("fast", "cellprofiler5", marks=pytest.mark.long),
+        pytest.param("resnet50", "cellprofiler4", marks=pytest.mark.long),
+    ],
 )
 def test_weights_written_in_one_keras_detect_alike_in_the_other(tmp_path, preset, writer):
     for name, python in ENVIRONMENTS.items():
