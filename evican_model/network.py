@@ -112,6 +112,7 @@ class MaskRCNN(tf.Module):
         """
         with computing_in(self.precision):
             self.folded = fold(self.backbone, self.config.backbone, len(self.config.pixel_mean))
+        self.traces.clear()  # they hold the copy before
 
     def propose(self, images, folded=None):
         """Backbone, pyramid and RPN: levels P2 to P6, objectness, offsets [batch, anchors, ...], and the anchors."""

@@ -245,7 +245,6 @@ def test_one_image_is_learnt_by_heart():
         for _ in range(60):
             step()
         network.fold()
-        network.traces.clear()
         found = {key: value.numpy() for key, value in network.detect(batch["image"], 0.05).items()}
         precision = [average_precision(found, batch, category) for category in (1, 2)]
         if min(precision) >= 0.95:
