@@ -9,7 +9,7 @@ from typing import Iterator, Mapping, Sequence
 import numpy as np
 
 from evican_model import weights as weights_file
-from evican_model.errors import EvicanError, WeightsError
+from evican_model.errors import EvicanError
 from evican_model.instances import Instances, paste_masks
 from evican_model.runtime import start_tensorflow, without_chatter
 from evican_model.scaling import choose_scale, grey_levels, resize, square_scale
@@ -57,12 +57,7 @@ def load_model(
         If another parameter is out of its range, or comes too late.
     """
     info = weights_file.check(weights, categories)  # before TensorFlow: a wrong path is answered at once
-    untrained = info.training.get("untrained")
-    if untrained:
-        raise WeightsError(
-            f"{info.path}: the layers {', '.join(untrained)} are not trained; they were made anew for the categories "
-            f"{list(info.config.categories)}. Train them first (python -m evican_model.train --weights {info.path})."
-        )
+    info.require_trained()
     if info.matterport and categories is None and not info.path.with_suffix(".json").is_file():
         warnings.warn(_what_was_assumed(info), stacklevel=2)
     if batch < 1:

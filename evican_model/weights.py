@@ -38,6 +38,16 @@ class WeightsInfo:
     training: dict[str, Any] = field(default_factory=dict)
     matterport: bool = False  # a file of Matterport's Mask R-CNN, to be read by its layer names
 
+    def require_trained(self) -> None:
+        """Raise a `WeightsError` if layers still hold the random numbers that a training is to start from."""
+        untrained = self.training.get("untrained")
+        if untrained:
+            raise WeightsError(
+                f"{self.path}: the layers {', '.join(untrained)} are not trained; they were made anew for the "
+                f"categories {list(self.config.categories)}. Train them first (python -m evican_model.train "
+                f"--weights {self.path})."
+            )
+
     def read(self, expected: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
         """Read the tensors, in either format, as `read_tensors` does."""
         if self.matterport:
