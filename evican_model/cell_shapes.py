@@ -57,7 +57,9 @@ def colony(rng: np.random.Generator, side: int, diameter: float, confluence: flo
     plane = (side, side)
     land = smooth_noise(rng, plane, side / rng.uniform(1.5, 4))
     land += np.float32(0.06) * smooth_noise(rng, plane, diameter / 3)
-    islands = land > np.quantile(land, 1 - min(confluence, 1.0)) if confluence < 0.98 else np.ones(plane, bool)
+    islands = (
+        land > np.quantile(land, 1 - min(confluence, 1.0)) if confluence < 0.98 else np.ones(plane, bool)
+    )
     step = diameter * 0.95
     rows, columns = np.meshgrid(*[np.arange(-step, side + step, step)] * 2, indexing="ij")
     columns = columns + (np.arange(len(columns)) % 2)[:, None] * step / 2
@@ -69,7 +71,10 @@ def colony(rng: np.random.Generator, side: int, diameter: float, confluence: flo
     seeds[tuple(places.T)] = np.arange(1, len(places) + 1)
     index = ndimage.distance_transform_edt(seeds == 0, return_distances=False, return_indices=True)
     bend = [diameter * rng.uniform(0.03, 0.1) * smooth_noise(rng, plane, diameter / 2) for _ in range(2)]
-    y, x = (np.clip(i + b + reach, 0, len(seeds) - 1).astype(np.int32) for i, b in zip(np.ogrid[:side, :side], bend))
+    y, x = (
+        np.clip(i + b + reach, 0, len(seeds) - 1).astype(np.int32)
+        for i, b in zip(np.ogrid[:side, :side], bend)
+    )
     nearest = seeds[tuple(index)][y, x]
     labels = np.where(islands, nearest, 0)
     return _without_crumbs(labels, 0.35 * np.pi / 4 * diameter**2)
@@ -121,7 +126,9 @@ def _arcs(rng, tips, hollow, full):
 def _rough(rng, points, strength):
     """Give a stretch of the edge ruffles."""
     noise = ndimage.gaussian_filter1d(rng.standard_normal(len(points)), 1.2, mode="wrap")
-    where = np.clip(ndimage.gaussian_filter1d(rng.standard_normal(len(points)), 8, mode="wrap") * 4 + 0.5, 0, 1)
+    where = np.clip(
+        ndimage.gaussian_filter1d(rng.standard_normal(len(points)), 8, mode="wrap") * 4 + 0.5, 0, 1
+    )
     return points * (1 + strength * 1.6 * noise * where)[:, None]
 
 
@@ -160,11 +167,12 @@ def _stellate(rng):
     for k in range(count):
         angle = start + (k + rng.uniform(-0.3, 0.3)) * 2 * np.pi / count
         s = np.linspace(0, 1, 24)
-        turn = angle + rng.normal(0, 0.5) * s + rng.normal(0, 0.2) * np.sin(5 * s)
-        length = reach * rng.uniform(1.2, 2.8)
+        turn = angle + rng.normal(0, 0.7) * s + rng.normal(0, 0.35) * np.sin(rng.uniform(3, 8) * s)
+        length = reach * rng.uniform(1.5, 3.8)
         step = np.stack([np.cos(turn), np.sin(turn)], -1) * length / len(s)
-        foot = rng.uniform(0, 0.12) * np.exp(-(((s - 0.93) / 0.06) ** 2))
-        width = reach * (0.35 * np.exp(-((s / 0.35) ** 2)) + rng.uniform(0.04, 0.09) + foot)
+        foot = max(0.0, rng.normal(0, 0.06)) * np.exp(-(((s - 0.9) / 0.07) ** 2))
+        taper = rng.uniform(0.3, 0.5) * np.exp(-s / rng.uniform(0.2, 0.35)) + rng.uniform(0.02, 0.06)
+        width = reach * (taper + foot) * np.clip((1 - s) * 10, 0.25, 1)
         parts.append(_ribbon(np.cumsum(step, 0), width))
     return parts
 

@@ -20,13 +20,21 @@ def surface(rng: np.random.Generator, side: int, pixel: float) -> np.ndarray:
     """
     phase = np.zeros((side, side), np.float32)
     if rng.random() < 0.6:
-        phase += np.float32(rng.uniform(0.0, 0.03)) * smooth_noise(rng, phase.shape, rng.uniform(1.5, 6) / pixel * 0.5)
-        phase += np.float32(rng.uniform(0.0, 0.10)) * smooth_noise(rng, phase.shape, rng.uniform(4, 20) / pixel)
+        phase += np.float32(rng.uniform(0.0, 0.03)) * smooth_noise(
+            rng, phase.shape, rng.uniform(1.5, 6) / pixel * 0.5
+        )
+        phase += np.float32(rng.uniform(0.0, 0.10)) * smooth_noise(
+            rng, phase.shape, rng.uniform(4, 20) / pixel
+        )
     if rng.random() < 0.3:
         depth = np.exp(rng.uniform(np.log(0.03), np.log(0.25)))
-        phase += _lines(rng, side, int(rng.integers(5, 80)), rng.normal(0, 0.08), 0.7 / pixel) * np.float32(depth)
+        phase += _lines(rng, side, int(rng.integers(5, 80)), rng.normal(0, 0.08), 0.7 / pixel) * np.float32(
+            depth
+        )
     if rng.random() < 0.2:
-        phase += _lines(rng, side, int(rng.integers(1, 6)), np.pi, 1.0 / pixel) * np.float32(rng.uniform(0.1, 0.5))
+        phase += _lines(rng, side, int(rng.integers(1, 6)), np.pi, 1.0 / pixel) * np.float32(
+            rng.uniform(0.1, 0.5)
+        )
     return phase
 
 
@@ -73,9 +81,9 @@ def add_debris(rng: np.random.Generator, wave: np.ndarray, pixel: float, amount:
         y, x = rng.integers(0, np.array(wave.shape))
         box = tuple(slice(max(0, v - reach), min(n, v + reach + 1)) for v, n in zip((y, x), wave.shape))
         rows, columns = np.ogrid[box]
-        for _ in range(int(rng.integers(1, 7))):
-            dy, dx = rng.normal(0, 1.2 / pixel, 2)
-            radius = np.exp(rng.normal(np.log(0.6), 0.5)) / pixel
+        for _ in range(int(rng.integers(1, 6))):
+            dy, dx = rng.normal(0, 0.9 / pixel, 2)
+            radius = np.exp(rng.normal(np.log(0.45), 0.45)) / pixel
             stretch, angle = np.exp(rng.normal(0, 0.2)), rng.uniform(0, np.pi)
             v, u = rows - (y + dy), columns - (x + dx)
             along = (np.cos(angle) * u + np.sin(angle) * v) * stretch
@@ -129,7 +137,7 @@ def photograph(rng: np.random.Generator, image: np.ndarray, clouds: bool = True)
         noise /= noise.std()
     seen = (electrons + np.sqrt(electrons + 30) * noise) / np.float32(full_well)
     if rng.random() < 0.08:  # lines of a camera that is read out column by column
-        seen = seen + np.float32(0.3 * contrast) * rng.standard_normal((1, seen.shape[1]), dtype=np.float32)
+        seen = seen + np.float32(0.15 * contrast) * rng.standard_normal((1, seen.shape[1]), dtype=np.float32)
     levels = _to_bytes(rng, seen)
     if rng.random() < 0.35:
         buffer = io.BytesIO()

@@ -102,9 +102,9 @@ def form_image(wave: np.ndarray, microscope: Microscope) -> np.ndarray:
         spectrum *= np.expand_dims(np.exp(2j * delay * mean * frequency).astype(np.complex64), 1 - axis)
     image, empty = np.zeros(wave.shape, np.float32), 0.0
     for y, x in points:
-        square = ((fy + y) ** 2 * _PUPIL_STEPS).astype(np.float32)[:, None] + ((fx + x) ** 2 * _PUPIL_STEPS).astype(
-            np.float32
-        )
+        square = ((fy + y) ** 2 * _PUPIL_STEPS).astype(np.float32)[:, None] + (
+            (fx + x) ** 2 * _PUPIL_STEPS
+        ).astype(np.float32)
         passed = table[np.minimum(square, len(table) - 1).astype(np.int32)]
         field = fft.ifft2(spectrum * passed, overwrite_x=True)
         image += field.real**2 + field.imag**2

@@ -128,9 +128,9 @@ def _expose(rng, specimen: Specimen, modality: str) -> np.ndarray:
     wave = np.exp(1j * (specimen.phase + surface(rng, side, pixel))).astype(np.complex64)
     wave = add_debris(rng, wave, pixel, float(rng.choice([0, 30, 120, 400], p=[0.2, 0.4, 0.3, 0.1])))
     image = form_image(wave, microscope)
-    if rng.random() < 0.35:
-        away = float(rng.choice([-1, 1]) * rng.uniform(25, 120))
-        blurred = Microscope(pixel, microscope.aperture, (0.0, 0.2), defocus=away, points=3)
+    if rng.random() < 0.25:
+        away = float(rng.choice([-1, 1]) * rng.uniform(15, 80))
+        blurred = Microscope(pixel, microscope.aperture, (0.0, 0.15), defocus=away, points=8)
         image = image * form_image(veil(rng, side, pixel), blurred)
     return image
 
@@ -147,9 +147,9 @@ def _microscope(rng, pixel: float, modality: str) -> Microscope:
             ring=(float(rng.uniform(0.3, 0.6)), advance), ring_margin=float(rng.uniform(0.01, 0.06)),
         )  # fmt: skip
     # In focus a transparent cell is invisible: whoever takes brightfield pictures looks a little past it.
-    defocus = float(rng.choice([-1, 1]) * rng.uniform(0.4, 3.0) * depth)
+    defocus = float(rng.choice([-1, 1]) * rng.uniform(0.4, 2.2) * depth)
     opening = float(rng.uniform(0.1, 0.6))
-    tilt, angle = (float(rng.uniform(0.4, 0.9)) if rng.random() < 0.45 else 0.0), rng.uniform(0, 2 * np.pi)
+    tilt, angle = (float(rng.uniform(0.6, 1.0)) if rng.random() < 0.45 else 0.0), rng.uniform(0, 2 * np.pi)
     return Microscope(
         pixel, aperture, (0.0, opening), defocus=defocus,
         offset=(tilt * float(np.sin(angle)), tilt * float(np.cos(angle))),
@@ -181,7 +181,9 @@ def _check(size, modality, cell_diameter, style) -> None:
         raise EvicanError(f"style is {style!r}; expected one of {', '.join(STYLES)}.")
     low, high = cell_diameter
     if not 12 <= low <= high <= 400:
-        raise EvicanError(f"cell_diameter is {low:g} to {high:g}; expected two rising numbers from 12 to 400 pixels.")
+        raise EvicanError(
+            f"cell_diameter is {low:g} to {high:g}; expected two rising numbers from 12 to 400 pixels."
+        )
 
 
 def write_dataset(

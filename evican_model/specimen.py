@@ -200,8 +200,12 @@ def _height(culture, mask, depth, kind):
     edge = rng.uniform(0.15, 0.6)
     height = edge + (top - edge) * np.minimum(dome, 1.2)
     # A lamella is uneven, and its rim ruffled in places.
-    height = height * (1 + np.float32(rng.uniform(0.03, 0.12)) * smooth_noise(rng, mask.shape, 4 / culture.pixel))
-    ruffle = np.clip(smooth_noise(rng, mask.shape, 8 / culture.pixel), 0, 1.5) * np.exp(-((depth - 0.7) ** 2) / 0.3)
+    height = height * (
+        1 + np.float32(rng.uniform(0.03, 0.12)) * smooth_noise(rng, mask.shape, 4 / culture.pixel)
+    )
+    ruffle = np.clip(smooth_noise(rng, mask.shape, 8 / culture.pixel), 0, 1.5) * np.exp(
+        -((depth - 0.7) ** 2) / 0.3
+    )
     return (height + np.float32(rng.uniform(0, 1.2)) * ruffle) * mask
 
 
@@ -254,7 +258,9 @@ def _nuclear_path(culture, radius, size, mitotic):
     rng = culture.rng
     thickness = np.sqrt(np.clip(1 - radius**2, 0, 1)) * np.float32(0.5 * size)
     if mitotic:
-        return (np.float32(0.02) + np.float32(0.006) * smooth_noise(rng, radius.shape, 1.2 / culture.pixel)) * thickness
+        return (
+            np.float32(0.02) + np.float32(0.006) * smooth_noise(rng, radius.shape, 1.2 / culture.pixel)
+        ) * thickness
     bulge = culture.contrast * rng.uniform(0.5, 2.0) * np.exp(-(radius**2) * 1.2)
     path = bulge + np.float32(culture.nuclear_index) * thickness
     width = np.float32(0.35 / (0.5 * size))  # of the line that the envelope draws
@@ -278,7 +284,9 @@ def _finish(culture: _Culture) -> Specimen:
     strength = rng.uniform(0.3, 1.3)
     # Share of the granules, radius, micrometres of optical path: granules, droplets of fat (refract most), vacuoles.
     for share, radius, path in ((1.0, 0.3, 0.015), (0.12, 0.6, 0.05), (rng.uniform(0, 0.12), 0.9, -0.03)):
-        seeds = (rng.random(inside.shape, dtype=np.float32) < culture.granules * np.float32(share)).astype(np.float32)
+        seeds = (rng.random(inside.shape, dtype=np.float32) < culture.granules * np.float32(share)).astype(
+            np.float32
+        )
         seeds *= rng.uniform(0.4, 1.4, inside.shape).astype(np.float32)
         sigma = max(0.6, radius / pixel)
         add += ndimage.gaussian_filter(seeds, sigma) * np.float32(2 * np.pi * sigma**2 * path * strength)
