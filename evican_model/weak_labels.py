@@ -23,6 +23,7 @@ from evican_model.dataset import AnnotatedImage, read_dataset
 from evican_model.errors import DatasetError, EvicanError
 from evican_model.instances import Instances
 from evican_model.masks import box_pairs, shared_areas
+from evican_model.weights import check
 
 __all__ = ["add_weak_labels", "grow_from_nuclei", "main", "weak_cells", "weak_nuclei"]
 
@@ -168,7 +169,7 @@ def grow_from_nuclei(levels: np.ndarray, nuclei: Instances) -> np.ndarray:
 def add_weak_labels(
     annotations: str | Path,
     images: str | Path,
-    model: Any,
+    weights: str | Path = "bundled",
     *,
     cell_score: float = CELL_SCORE,
     nucleus_score: float = NUCLEUS_SCORE,
@@ -183,7 +184,8 @@ def add_weak_labels(
     ----------
     annotations, images : str or Path
         As for `evican_model.dataset.read_dataset`.
-    model : evican_model.Model
+    weights : str or Path
+        As for `evican_model.load_model`.
     cell_score, nucleus_score, agreement : float
         See `weak_cells` and `weak_nuclei`.
 
@@ -194,10 +196,12 @@ def add_weak_labels(
 
     Raises
     ------
-    DatasetError
-        If the dataset cannot be read, has weak annotations already, or none of its images lacks one category.
+    WeightsError, DatasetError
+        If weights or dataset cannot be read, it has weak annotations already, or none of its images lacks one category.
     """
     from tqdm import tqdm
+
+    from evican_model.model import load_model
 
     for name, value in (
         ("cell_score", cell_score),
@@ -206,7 +210,7 @@ def add_weak_labels(
     ):
         if not 0 <= value <= 1:
             raise EvicanError(f"{name} is {value:g}; expected 0 to 1.")
-    items = read_dataset(annotations, images, model.config.categories)
+    items = read_dataset(annotations, images, check(weights).config.categories)
     content = json.loads(Path(annotations).read_text(encoding="utf-8"))
     if any(entry.get("weak") for entry in content["annotations"]):
         raise DatasetError(
@@ -216,6 +220,7 @@ def add_weak_labels(
     if not wanted:
         raise DatasetError(f"{annotations}: no image has exactly one of the two categories in annotated_classes; "
                            "there is nothing to add.")  # fmt: skip
+    model = load_model(weights)
     ids = {category["name"]: category["id"] for category in content["categories"]}
     next_id = max((entry["id"] for entry in content["annotations"]), default=0) + 1
     added = {"Cell": 0, "Nucleus": 0}
@@ -293,14 +298,12 @@ def _annotations(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    from evican_model.model import load_model
-
     options = _parser().parse_args(arguments)
     try:
         if options.output.exists():
             raise EvicanError(f"{options.output} exists; name another file, or remove it.")
         content = add_weak_labels(
-            options.dataset, options.images, load_model(options.weights), cell_score=options.cell_score,
+            options.dataset, options.images, options.weights, cell_score=options.cell_score,
             nucleus_score=options.nucleus_score, agreement=options.agreement,
         )  # fmt: skip
         options.output.parent.mkdir(parents=True, exist_ok=True)
