@@ -213,10 +213,10 @@ def _place_nuclei(culture, mask, depth, kind):
     """Find room for a nucleus, in a few cells for two; for each, the relative radius (1: its outline) and its size."""
     rng = culture.rng
     area, most = float(mask.sum()), float(depth.max())
-    share = rng.uniform(0.4, 0.6) if kind == "round" else rng.uniform(0.18, 0.45)
-    # Nuclei differ less in size than cells do: about 12 micrometres, if the cell has room.
-    size = min(rng.normal(12.5, 1.5) / culture.pixel, 2 * np.sqrt(share * area / np.pi))
-    aspect = rng.uniform(1.0, 1.25) if kind == "round" else rng.uniform(1.05, 1.7)
+    share = rng.uniform(0.4, 0.6) if kind == "round" else rng.uniform(0.2, 0.5)
+    # Nuclei differ less in size than cells do: about 14 micrometres, if the cell has room.
+    size = min(rng.normal(14.0, 2.0) / culture.pixel, 2 * np.sqrt(share * area / np.pi))
+    aspect = rng.uniform(1.0, 1.25) if kind == "round" else rng.uniform(1.05, 1.5)
     aspect = max(aspect, min(2.5, size / (1.5 * most)))
     rows, columns = np.nonzero(depth >= 0.75 * most)
     angle = _orientation(mask) + rng.normal(0, 0.25)
@@ -261,7 +261,7 @@ def _nuclear_path(culture, radius, size, mitotic):
         return (
             np.float32(0.02) + np.float32(0.006) * smooth_noise(rng, radius.shape, 1.2 / culture.pixel)
         ) * thickness
-    bulge = culture.contrast * rng.uniform(0.5, 2.0) * np.exp(-(radius**2) * 1.2)
+    bulge = culture.contrast * rng.uniform(0.5, 2.0) * np.exp(-((0.8 * radius**2) ** 2))
     path = bulge + np.float32(culture.nuclear_index) * thickness
     width = np.float32(0.35 / (0.5 * size))  # of the line that the envelope draws
     path += np.float32(culture.envelope) * np.exp(-(((radius - 1) / width) ** 2))
