@@ -12,8 +12,7 @@ from evican_model.evaluate.metrics import Interval, interval, measure, sample_we
 from evican_model.evaluate.pooling import RECALLS, Pool, average_precisions, curves, pool
 from evican_model.evaluate.tally import WORKING_IOUS
 
-__all__ = ["BestConfidence", "Calibration", "SizeClass", "best_confidence", "calibration", "f1_curve", "image_rows",
-           "line_rows", "precision_recall", "sizes"]  # fmt: skip
+__all__ = ["Analysis", "BestConfidence", "Calibration", "Curves", "SizeClass", "analyse"]
 
 _BINS = 10
 
@@ -54,17 +53,58 @@ class BestConfidence:
     working_f1: float
 
 
-def precision_recall(judgement: Judgement, category: str) -> dict[str, Any]:
-    """Return precision against recall at IoU 0.5 and 0.75, pooled over the images."""
-    precision, _ = curves(_pool(judgement, category, "raw"))
-    return {"recall": RECALLS, "0.5": precision[0], "0.75": precision[5]}
+@dataclass(frozen=True)
+class Curves:
+    """One tool and category on one set of images.
+
+    ``precision_recall`` holds ``recall`` [101] and the precision at IoU ``0.5`` and ``0.75`` there; ``f1`` the scores
+    that objects have, descending, and F1 at IoU 0.5 with each as the least. ``calibration`` and ``best`` need scores.
+    """
+
+    precision_recall: dict[str, np.ndarray]
+    f1: tuple[np.ndarray, np.ndarray]
+    calibration: Calibration | None
+    sizes: list[SizeClass]
+    best: BestConfidence | None
 
 
-def calibration(judgement: Judgement, category: str) -> Calibration | None:
-    """Compare scores with what they promise; None where objects have no scores, or there are none."""
-    pooled = _pool(judgement, category, "flat")
+@dataclass(frozen=True)
+class Analysis:
+    """All of it for one tool on one set: curves by category, and the rows of images.csv and cell_lines.csv."""
+
+    judgement: Judgement
+    curves: dict[str, Curves]
+    images: list[dict[str, Any]]
+    lines: list[dict[str, Any]]
+
+
+def analyse(judgement: Judgement, cap: int) -> Analysis:
+    """Look closer at one tool on one set of images; ``cap`` is that of the AP in the rows."""
+    categories = [
+        name
+        for name in judgement.scenes.categories
+        if any(name in one.categories for one in judgement.tallies)
+    ]
+    found = {name: _curves(judgement, name) for name in categories}
+    return Analysis(judgement, found, _image_rows(judgement), _line_rows(judgement, cap))
+
+
+def _curves(judgement: Judgement, category: str) -> Curves:
+    raw, flat = (_pool(judgement, category, kind) for kind in ("raw", "flat"))
+    precision, _ = curves(raw)
+    return Curves(
+        {"recall": RECALLS, "0.5": precision[0], "0.75": precision[5]},
+        _f1_curve(flat),
+        _calibration(flat) if judgement.results.scored else None,
+        _sizes(judgement, category),
+        _best_confidence(flat, judgement.tool.confidence[category]) if judgement.results.scored else None,
+    )
+
+
+def _calibration(pooled: Pool) -> Calibration | None:
+    """Compare scores with what they promise."""
     scores, right = pooled.scores[pooled.counted[0]], pooled.hit[0][pooled.counted[0]]
-    if not judgement.results.scored or not len(scores):
+    if not len(scores):
         return None
     bins = np.clip((scores * _BINS).astype(int), 0, _BINS - 1)
     objects = np.bincount(bins, minlength=_BINS)
@@ -75,8 +115,8 @@ def calibration(judgement: Judgement, category: str) -> Calibration | None:
     return Calibration(mean, share, objects[full], error)
 
 
-def sizes(judgement: Judgement, category: str) -> list[SizeClass]:
-    """Return AP for each class of sizes; found objects of other sizes that match nothing do not count."""
+def _sizes(judgement: Judgement, category: str) -> list[SizeClass]:
+    """Compute AP for each class of sizes; found objects of other sizes that match nothing do not count."""
     edges = 2 * np.sqrt(judgement.sizes[category] / np.pi)
     classes = []
     ones = [tally.categories.get(category) for tally in judgement.tallies]
@@ -90,31 +130,27 @@ def sizes(judgement: Judgement, category: str) -> list[SizeClass]:
     return classes
 
 
-def f1_curve(judgement: Judgement, category: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return F1 at IoU 0.5 for every score that an object has, as the least score; scores descending."""
-    pooled = _pool(judgement, category, "flat")
+def _f1_curve(pooled: Pool) -> tuple[np.ndarray, np.ndarray]:
     f1 = _f1(pooled, np.ones(pooled.images, int))
-    last = np.append(np.diff(pooled.scores) != 0, True) if len(f1) else np.zeros(0, bool)
+    last = np.append(np.diff(pooled.scores) != 0, True)[: len(f1)]  # of equal scores, all are in or none
     return pooled.scores[last], f1[last]
 
 
-def best_confidence(judgement: Judgement, category: str, samples: int = 200) -> BestConfidence | None:
-    """Find the least score with the best F1; None where objects have no scores, or nothing is judged."""
-    scores, f1 = f1_curve(judgement, category)
-    if not judgement.results.scored or not len(f1) or not np.isfinite(f1).any():
+def _best_confidence(pooled: Pool, working: float, samples: int = 200) -> BestConfidence | None:
+    scores, f1 = _f1_curve(pooled)
+    if not np.isfinite(f1).any():
         return None
-    pooled = _pool(judgement, category, "flat")
     weights = sample_weights(pooled.images, samples, seed=0)
     rows = np.array([_least_at_best(pooled, weight) for weight in weights])
-    working = judgement.tool.confidence[category]
-    above = np.flatnonzero(scores >= working)
+    # In single precision, as `Model.resolve` compares
+    above = np.flatnonzero(scores.astype(np.float32) >= working)
     at_working = float(f1[above[-1]]) if len(above) else 0.0
     best = int(np.nanargmax(f1))
     return BestConfidence(float(scores[best]), float(f1[best]), interval(rows), working, at_working)
 
 
-def image_rows(judgement: Judgement) -> list[dict[str, Any]]:
-    """Return a row for each image and category, as images.csv has them."""
+def _image_rows(judgement: Judgement) -> list[dict[str, Any]]:
+    """Make a row for each image and category."""
     rows = []
     for scene, tally in zip(judgement.scenes.scenes, judgement.tallies):
         for category in judgement.scenes.categories:
@@ -146,8 +182,8 @@ def _image_figures(one) -> dict[str, Any]:
     return figures
 
 
-def line_rows(judgement: Judgement, cap: int) -> list[dict[str, Any]]:
-    """Return a row for each cell line and category, as cell_lines.csv has them; pooled over the line's images."""
+def _line_rows(judgement: Judgement, cap: int) -> list[dict[str, Any]]:
+    """Make a row for each cell line and category, pooled over the line's images."""
     rows = []
     names = np.array([scene.cell_line or "not stated" for scene in judgement.scenes.scenes])
     for line in sorted(set(names.tolist())):
@@ -174,7 +210,7 @@ def _pool(judgement: Judgement, category: str, kind: str) -> Pool:
 
 
 def _f1(pooled: Pool, weight: np.ndarray) -> np.ndarray:
-    """F1 at IoU 0.5 when the list of objects ends after each, [D]."""
+    """Return F1 at IoU 0.5 when the list of objects ends after each, [D]."""
     mine = weight[pooled.owner]
     right, said = np.cumsum(mine * pooled.hit[0]), np.cumsum(mine * pooled.counted[0])
     both = said + weight @ pooled.truths

@@ -18,6 +18,7 @@ import numpy as np
 
 import evican_model
 from evican_model.errors import DatasetError, EvicanError, ImageError
+from evican_model.evaluate.analysis import analyse
 from evican_model.evaluate.evaluation import Judgement, Settings, Tool, evaluate
 from evican_model.evaluate.found import Found, Results, best_first
 from evican_model.evaluate.ground_truth import DIFFICULTIES, Scene, SceneSet, read_scenes, split_trained
@@ -104,8 +105,9 @@ def _run(options: argparse.Namespace, command: str) -> None:
     ]
     judgements = evaluate(sets, tools, settings)
     about = _about(sets, tools, settings, left_out, included, bool(infos), command)
-    write_tables(options.output, judgements, settings, about)
-    write_report(options.output / "report.html", judgements, settings, about)
+    analyses = [analyse(one, max(settings.caps)) for one in judgements]
+    write_tables(options.output, analyses, settings, about)
+    write_report(options.output / "report.html", analyses, settings, about)
     _print_summary(judgements, settings, left_out, included)
     print(f"{options.output / 'report.html'}")
 

@@ -8,8 +8,7 @@ from typing import Sequence
 
 import numpy as np
 
-from evican_model.evaluate.analysis import best_confidence, calibration, f1_curve, precision_recall, sizes
-from evican_model.evaluate.evaluation import Judgement
+from evican_model.evaluate.analysis import Analysis
 
 __all__ = ["draw_figures"]
 
@@ -28,12 +27,12 @@ _STYLE = {
 }
 
 
-def draw_figures(judgements: Sequence[Judgement]) -> list[tuple[str, str, str]]:
+def draw_figures(analyses: Sequence[Analysis]) -> list[tuple[str, str, str]]:
     """Draw the curves of one set of images, a line for each tool (colour) and category (dashes).
 
     Parameters
     ----------
-    judgements : sequence of Judgement
+    analyses : sequence of Analysis
         Of the same set.
 
     Returns
@@ -43,11 +42,10 @@ def draw_figures(judgements: Sequence[Judgement]) -> list[tuple[str, str, str]]:
     import matplotlib
 
     lines = [
-        (one, category, _COLORS[number % len(_COLORS)], _DASHES[kind % len(_DASHES)],
-         category if len(judgements) == 1 else f"{one.tool.name}, {category}")
-        for number, one in enumerate(judgements)
-        for kind, category in enumerate(one.scenes.categories)
-        if any(category in tally.categories for tally in one.tallies)
+        (curves, _COLORS[number % len(_COLORS)], _DASHES[kind % len(_DASHES)],
+         category if len(analyses) == 1 else f"{one.judgement.tool.name}, {category}")
+        for number, one in enumerate(analyses)
+        for kind, (category, curves) in enumerate(one.curves.items())
     ]  # fmt: skip
     if not lines:
         return []
@@ -79,8 +77,8 @@ def _draw(plot, lines) -> str:
 
 
 def _precision_recall(axes, lines) -> None:
-    for one, category, color, dash, label in lines:
-        curve = precision_recall(one, category)
+    for curves, color, dash, label in lines:
+        curve = curves.precision_recall
         # COCO's precision is 0 beyond the recall that is reached; the line ends there instead
         for iou, style, name in (("0.5", dash, label), ("0.75", ":", None)):
             reached = curve[iou] > 0
@@ -90,21 +88,18 @@ def _precision_recall(axes, lines) -> None:
 
 
 def _f1(axes, lines) -> None:
-    for one, category, color, dash, label in lines:
-        scores, f1 = f1_curve(one, category)
-        best = best_confidence(one, category, samples=0)
-        if best is None:
-            continue
-        axes.plot(scores, f1, dash, color=color, label=label)
-        axes.plot([best.confidence], [best.f1], "o", color=color)
-        axes.plot([best.working], [best.working_f1], "x", color=color)
+    for curves, color, dash, label in lines:
+        if curves.best is not None:
+            axes.plot(*curves.f1, dash, color=color, label=label)
+            axes.plot([curves.best.confidence], [curves.best.f1], "o", color=color)
+            axes.plot([curves.best.working], [curves.best.working_f1], "x", color=color)
     _unit(axes, "least score", "F1")
 
 
 def _calibration(axes, lines) -> None:
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=1)
-    for one, category, color, dash, label in lines:
-        result = calibration(one, category)
+    for curves, color, dash, label in lines:
+        result = curves.calibration
         if result is not None:
             axes.plot(result.score, result.right, dash, marker="o", markersize=4, color=color,
                       label=f"{label} (mean gap {100 * result.error:.0f} points)")  # fmt: skip
@@ -112,15 +107,14 @@ def _calibration(axes, lines) -> None:
 
 
 def _sizes(axes, lines) -> None:
-    for one, category, color, dash, label in lines:
-        classes = [size for size in sizes(one, category) if size.objects and np.isfinite(size.ap)]
+    for curves, color, dash, label in lines:
+        classes = [one for one in curves.sizes if one.objects and np.isfinite(one.ap)]
         # The outermost classes are open; they are drawn a little beyond their inner edge.
         middles = [
-            np.sqrt((size.low or size.high / 1.4) * min(size.high, (size.low or np.inf) * 1.4))
-            for size in classes
+            np.sqrt((one.low or one.high / 1.4) * min(one.high, (one.low or np.inf) * 1.4)) for one in classes
         ]
         axes.plot(
-            middles, [size.ap for size in classes], dash, marker="o", markersize=4, color=color, label=label
+            middles, [one.ap for one in classes], dash, marker="o", markersize=4, color=color, label=label
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:.0f}")

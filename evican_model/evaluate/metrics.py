@@ -146,7 +146,8 @@ def measure(
     Returns
     -------
     dict of (category, metric key) to float [1 + B]
-        Category ``"all"`` is the mean over the categories, where two or more have the figure. NaN where there is nothing to judge.
+        Category ``"all"`` is the mean over the categories, where two or more have the figure. NaN where nothing can
+        be judged.
     """
     figures: dict[tuple[str, str], np.ndarray] = {}
     for category in categories:

@@ -7,7 +7,7 @@ file is for: the same figure for thousands of weightings of the images, from mat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Iterator, Sequence
 
 import numpy as np
 
@@ -128,35 +128,40 @@ def average_precisions(pooled: Pool, weights: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _weighted(pooled: Pool, weights: np.ndarray):
+def _weighted(pooled: Pool, weights: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield precision [T, 101] and recall [T] for each weighting."""
     # Precision can only rise at a hit, so the hits are all that has to be looked at.
     hits = [np.flatnonzero(row) for row in pooled.hit]
-    hit_owner = [pooled.owner[places] for places in hits]
+    hit_owners = [pooled.owner[places] for places in hits]
     if pooled.counted.all():
-        counted, seen = [pooled.owner], [(0, places) for places in hits]
+        counted, places = [pooled.owner], [(0, one) for one in hits]
     else:
         counted = [pooled.owner[row] for row in pooled.counted]
-        ranks = [np.cumsum(row) - 1 for row in pooled.counted]
-        seen = [(t, ranks[t][places]) for t, places in enumerate(hits)]
+        places = [(t, (np.cumsum(row) - 1)[one]) for t, (row, one) in enumerate(zip(pooled.counted, hits))]
     for weight in weights:
         truths = int(weight @ pooled.truths)
-        precision = np.zeros((len(hits), len(RECALLS)))
-        recall = np.zeros(len(hits))
+        precision, recall = np.zeros((len(hits), len(RECALLS))), np.zeros(len(hits))
         if truths == 0:
             yield np.full_like(precision, np.nan), np.full_like(recall, np.nan)
             continue
-        said = [np.cumsum(weight[owner]) for owner in counted]
-        for t, owner in enumerate(hit_owner):
-            if len(owner) == 0:
-                continue
+        needed = _least_hits(truths)
+        said = [np.cumsum(weight[owner]) + _SPACING for owner in counted]
+        for t, owner in enumerate(hit_owners):
             right = np.cumsum(weight[owner])
-            which, places = seen[t]
-            at_hits = right / (said[which][places] + _SPACING)
-            best_to_come = np.maximum.accumulate(at_hits[::-1])[::-1]
-            reached = right / truths
-            at = np.searchsorted(reached, RECALLS, side="left")
-            within = at < len(owner)
-            precision[t, within] = best_to_come[at[within]]
-            recall[t] = reached[-1]
+            at = np.searchsorted(right, needed, side="left")
+            at = at[at < len(right)]
+            if len(at):
+                which, where = places[t]
+                # The best precision from each of these hits on: of the stretch to the next, then of all that follow.
+                best = np.maximum.reduceat(right / said[which][where], at)
+                precision[t, : len(at)] = np.maximum.accumulate(best[::-1])[::-1]
+                recall[t] = right[-1] / truths
         yield precision, recall
+
+
+def _least_hits(truths: int) -> np.ndarray:
+    """Return how many hits it takes to reach each of ``RECALLS``, int [101], by the division that COCO makes."""
+    needed = np.ceil(RECALLS * truths).astype(int)
+    needed += needed / truths < RECALLS
+    needed -= (needed > 0) & ((needed - 1) / truths >= RECALLS)
+    return needed

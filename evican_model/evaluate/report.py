@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from evican_model.errors import EvicanError
-from evican_model.evaluate.analysis import best_confidence, calibration, image_rows, line_rows
+from evican_model.evaluate.analysis import Analysis
 from evican_model.evaluate.evaluation import Judgement, Settings
 from evican_model.evaluate.ground_truth import DIFFICULTIES
 from evican_model.evaluate.metrics import ALL, Interval, Metric, interval, metrics_for
@@ -36,15 +36,13 @@ def require_report() -> None:
         ) from error
 
 
-def write_report(
-    path: Path, judgements: Sequence[Judgement], settings: Settings, about: dict[str, Any]
-) -> None:
+def write_report(path: Path, analyses: Sequence[Analysis], settings: Settings, about: dict[str, Any]) -> None:
     """Write the report.
 
     Parameters
     ----------
     path : Path
-    judgements : sequence of Judgement
+    analyses : sequence of Analysis
         Set by set, the judged tool first.
     settings : Settings
     about : dict
@@ -54,18 +52,19 @@ def write_report(
 
     from evican_model.evaluate.figures import draw_figures
 
+    judgements = [one.judgement for one in analyses]
     sets = []
     for facts in about["sets"]:
-        mine = [one for one in judgements if one.scenes.name == facts["name"]]
-        first = mine[0]
+        mine = [one for one in analyses if one.judgement.scenes.name == facts["name"]]
+        first = mine[0].judgement
         sets.append({
             **facts,
             "headline": _headline(first, settings),
             "confidences": _confidences(mine),
             "figures": draw_figures(mine),
             "overlays": [(name, best_median_worst(first, name)) for name in first.scenes.categories],
-            "lines": [row for one in mine for row in line_rows(one, max(settings.caps))],
-            "rows": [row for one in mine for row in image_rows(one)],
+            "lines": [row for one in mine for row in one.lines],
+            "rows": [row for one in mine for row in one.images],
         })  # fmt: skip
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -159,16 +158,16 @@ def _differences(judgements: Sequence[Judgement], settings: Settings) -> list[di
                        "cells": [cells.get(key) for key in keys]} for where, cells in table.items()]}]  # fmt: skip
 
 
-def _confidences(judgements: Sequence[Judgement]) -> list[dict[str, Any]]:
+def _confidences(analyses: Sequence[Analysis]) -> list[dict[str, Any]]:
     rows = []
-    for one in judgements:
-        for category in one.scenes.categories:
-            best, scores = best_confidence(one, category), calibration(one, category)
-            if best is not None:
+    for one in analyses:
+        for category, curves in one.curves.items():
+            if curves.best is not None:
                 # The best least score is that of an object; rounded down, so that this object is still in.
-                rounded = math.floor(100 * best.confidence) / 100
-                rows.append({"tool": one.tool.name, "category": category, "best": best, "rounded": rounded,
-                             "gap": scores.error if scores else float("nan")})  # fmt: skip
+                rounded = math.floor(100 * curves.best.confidence) / 100
+                gap = curves.calibration.error if curves.calibration else float("nan")
+                rows.append({"tool": one.judgement.tool.name, "category": category, "best": curves.best,
+                             "rounded": rounded, "gap": gap})  # fmt: skip
     return rows
 
 
@@ -208,8 +207,9 @@ def _shown(one: Judgement, category: str, metric: Metric) -> dict[str, Any] | No
 def _cell(figure: Interval, unit: str, signed: bool = False) -> dict[str, Any]:
     signed = signed or unit == "points"
     low, high = (_in_unit(value, unit, signed) for value in (figure.low, figure.high))
-    return {"value": _in_unit(figure.value, unit, signed),
-            "interval": (f"{low} to {high}" if signed else f"{low}\u2013{high}") if math.isfinite(figure.low) else "", "sure": False}  # fmt: skip
+    between = f"{low} to {high}" if signed else f"{low}\u2013{high}"
+    return {"value": _in_unit(figure.value, unit, signed), "interval": between if math.isfinite(figure.low) else "",
+            "sure": False}  # fmt: skip
 
 
 def _in_unit(value: float, unit: str, signed: bool) -> str:

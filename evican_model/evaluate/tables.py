@@ -10,14 +10,7 @@ import os
 from pathlib import Path
 from typing import Any, Iterable, Sequence
 
-from evican_model.evaluate.analysis import (
-    best_confidence,
-    calibration,
-    image_rows,
-    line_rows,
-    precision_recall,
-    sizes,
-)
+from evican_model.evaluate.analysis import Analysis
 from evican_model.evaluate.evaluation import Judgement, Settings
 from evican_model.evaluate.metrics import ALL, interval, metrics_for
 
@@ -65,21 +58,22 @@ def difference_rows(judgements: Sequence[Judgement], settings: Settings) -> list
 
 
 def write_tables(
-    folder: Path, judgements: Sequence[Judgement], settings: Settings, about: dict[str, Any]
+    folder: Path, analyses: Sequence[Analysis], settings: Settings, about: dict[str, Any]
 ) -> None:
     """Write the CSV files and report.json into a folder.
 
     Parameters
     ----------
     folder : Path
-    judgements : sequence of Judgement
+    analyses : sequence of Analysis
     settings : Settings
     about : dict
         What was judged, and how; goes into report.json as it is.
     """
+    judgements = [one.judgement for one in analyses]
     metrics, differences = metric_rows(judgements, settings), difference_rows(judgements, settings)
-    images = [row for one in judgements for row in image_rows(one)]
-    lines = [row for one in judgements for row in line_rows(one, max(settings.caps))]
+    images = [row for one in analyses for row in one.images]
+    lines = [row for one in analyses for row in one.lines]
     _write_csv(folder / "metrics.csv", metrics)
     _write_csv(folder / "images.csv", images, _IMAGE_COLUMNS)
     _write_csv(folder / "cell_lines.csv", lines)
@@ -93,7 +87,10 @@ def write_tables(
         "definitions": definitions,
         "metrics": metrics,
         "differences": differences,
-        "curves": [_curves(one) for one in judgements],
+        "curves": [
+            {"set": one.judgement.scenes.name, "tool": one.judgement.tool.name, "categories": one.curves}
+            for one in analyses
+        ],
         "images": images,
         "cell_lines": lines,
     }
@@ -109,20 +106,6 @@ def write_file(path: Path, text: str) -> None:
     finally:
         if partial.exists():
             partial.unlink()
-
-
-def _curves(one: Judgement) -> dict[str, Any]:
-    categories = [
-        name for name in one.scenes.categories if any(name in tally.categories for tally in one.tallies)
-    ]
-    return {
-        "set": one.scenes.name,
-        "tool": one.tool.name,
-        "precision_recall": {name: precision_recall(one, name) for name in categories},
-        "calibration": {name: calibration(one, name) for name in categories},
-        "sizes": {name: sizes(one, name) for name in categories},
-        "best_confidence": {name: best_confidence(one, name) for name in categories},
-    }
 
 
 def _write_csv(path: Path, rows: Iterable[dict[str, Any]], columns: Sequence[str] | None = None) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from evican_model.evaluate.found import Found
 from evican_model.evaluate.ground_truth import Scene
-from evican_model.evaluate.matching import THRESHOLDS, box_overlaps, mask_overlaps, match
+from evican_model.evaluate.matching import THRESHOLDS, Overlaps, box_overlaps, mask_overlaps, match
 from evican_model.evaluate.pooling import Ranking
 from evican_model.instances import Instances
 
@@ -137,8 +137,7 @@ def tally_image(
         overlaps = mask_overlaps(mine.objects, truth, crowd)
         matches = match(overlaps, THRESHOLDS, crowd=crowd)
         ranking = Ranking.of(mine.scores, matches, crowd)
-        ious = {(i, j): iou for i, j, iou in zip(overlaps.found, overlaps.truth, overlaps.iou)}
-        outcomes[name] = _outcome(mine, ranking, matches, ious, scene, name, confidence[name])
+        outcomes[name] = _outcome(mine, ranking, matches, overlaps, truth, confidence[name])
         if scene.image.dense:
             raw, boxes, by_size = _rankings(found.of(name), truth, crowd, sizes[name])
             tallies[name] = CategoryTally(raw, boxes, ranking, by_size, outcomes[name])
@@ -162,18 +161,19 @@ def _rankings(found: Found, truth: Instances, crowd: np.ndarray, edges: np.ndarr
     return raw, Ranking.of(found.scores, box_matches, crowd), tuple(by_size)
 
 
-def _outcome(mine: Found, ranking: Ranking, matches, ious, scene: Scene, name: str, least: float) -> Outcome:
+def _outcome(
+    mine: Found, ranking: Ranking, matches: np.ndarray, overlaps: Overlaps, truth: Instances, least: float
+) -> Outcome:
     # Matching goes down the scores, so what a higher score took is the same without those below.
     kept = mine.objects.all_scores >= least  # single precision, as `Model.resolve` compares
     counted = ranking.counted[0] & kept
-    pairs = [(i, j) for i, j in enumerate(matches[0].tolist()) if j >= 0 and counted[i]]
-    truth, _ = scene.true(name)
+    pairs = (matches[0][overlaps.found] == overlaps.truth) & counted[overlaps.found]
     objects = mine.objects.select(kept)
     return Outcome(
         np.array([np.count_nonzero(ranking.hit[t] & ranking.counted[t] & kept) for t in _AT]),
         int(np.count_nonzero(counted)),
         ranking.truths,
-        float(sum(ious[pair] for pair in pairs)),
+        float(overlaps.iou[pairs].sum()),
         _covered(objects),
         _covered(truth),
         objects,
