@@ -107,8 +107,12 @@ def size_classes(scenes: SceneSet, count: int = 4) -> dict[str, np.ndarray]:
     edges = {}
     for category in scenes.categories:
         areas = np.concatenate([scene.true(category)[0].areas() for scene in scenes.scenes])
-        inner = np.unique(np.quantile(areas, np.linspace(0, 1, count + 1)[1:-1])) if len(areas) else []
-        edges[category] = np.concatenate([[0.0], inner, [math.inf]])
+        lower = (
+            np.unique(np.quantile(areas, np.linspace(0, 1, count + 1)[:-1])) if len(areas) else np.zeros(1)
+        )
+        # Where many objects are of one size, quantiles coincide: a class without objects is none.
+        full = np.bincount(np.searchsorted(lower, areas, "right") - 1, minlength=len(lower)) > 0
+        edges[category] = np.concatenate([[0.0], lower[full][1:], [math.inf]])
     return edges
 
 
