@@ -1,9 +1,10 @@
 """How good is a model, or any other tool, on annotated images: ``python -m evican_model.evaluate``.
 
 What each figure means is in docs/evaluation.md. The files, from the bottom up: ``matching`` (which found object is
-which true one), ``pooling`` (average precision), ``ground_truth``, ``found``, ``results`` and ``label_images``
-(reading), ``tally`` (what is counted in one image), ``metrics`` (figures and intervals), ``evaluation`` (tools on
-sets), ``analysis`` (curves, sizes, lines), ``tables``, ``figures``, ``overlays`` and ``report`` (writing), ``command``.
+which true one), ``pooling`` (average precision), ``ground_truth``, ``found``, ``results``, ``label_images`` and
+``detection`` (reading), ``tally`` (what is counted in one image), ``metrics`` (figures and intervals), ``evaluation``
+(tools on sets), ``analysis`` (curves, sizes, lines), ``tables``, ``figures``, ``overlays`` and ``report`` (writing),
+``command``.
 """
 
 from __future__ import annotations

@@ -14,14 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Sequence
 
-import numpy as np
-
 import evican_model
-from evican_model.errors import DatasetError, EvicanError, ImageError
+from evican_model.errors import DatasetError, EvicanError
 from evican_model.evaluate.analysis import analyse
+from evican_model.evaluate.detection import detect_all
 from evican_model.evaluate.evaluation import Judgement, Settings, Tool, evaluate
-from evican_model.evaluate.found import Found, Results, best_first
-from evican_model.evaluate.ground_truth import DIFFICULTIES, Scene, SceneSet, read_scenes, split_trained
+from evican_model.evaluate.ground_truth import DIFFICULTIES, SceneSet, read_scenes, split_trained
 from evican_model.evaluate.metrics import ALL, interval
 from evican_model.evaluate.results import read_results
 from evican_model.evaluate.tables import write_tables
@@ -202,7 +200,7 @@ def _tool(name: str, place: str, sets: list[SceneSet], confidence, info, options
     categories = sorted({category for scenes in sets for category in scenes.categories})
     if info is not None:
         model = evican_model.load_model(place)
-        results = tuple(_detect(model, scenes, name, options.cell_diameter) for scenes in sets)
+        results = tuple(detect_all(model, scenes, name, options.cell_diameter) for scenes in sets)
         least = model.config.confidence if confidence is None else confidence
         source = f"weights {Path(place).name}, SHA-256 {info.sha256[:12]}"
     else:
@@ -214,35 +212,6 @@ def _tool(name: str, place: str, sets: list[SceneSet], confidence, info, options
         least = default if confidence is None else confidence
         source = str(place)
     return Tool(name, source, {category: least for category in categories}, results)
-
-
-def _detect(model, scenes: SceneSet, name: str, cell_diameter: float | None) -> Results:
-    """Run a model over a set of images."""
-    from tqdm import tqdm
-
-    from evican_model.images import read_image
-
-    offered = frozenset(scenes.categories) & frozenset(model.config.categories)
-    if not offered:
-        raise DatasetError(f"{scenes.source} has the categories {list(scenes.categories)}; {name} finds "
-                           f"{list(model.config.categories)}. They share none.")  # fmt: skip
-    found = []
-    for scene in tqdm(scenes.scenes, desc=f"{name}, {scenes.name}", unit="image"):
-        image = read_image(scene.image.path)
-        if image.shape[:2] != scene.image.shape:
-            raise ImageError(f"{scene.image.path} is {image.shape[1]} x {image.shape[0]} pixels; its annotations say "
-                             f"{scene.image.shape[1]} x {scene.image.shape[0]}.")  # fmt: skip
-        found.append(_in_categories(model.detect(image, cell_diameter=cell_diameter), scene, offered))
-    return Results(offered, True, False, found)
-
-
-def _in_categories(objects, scene: Scene, offered: frozenset) -> Found:
-    """Give categories the numbers of the annotations, and drop those that they do not list."""
-    names, theirs = scene.image.truth.categories, objects.categories
-    ids = np.array([names.index(name) + 1 if name in offered else 0 for name in theirs], np.int32)
-    mine = objects.select(ids[objects.category_ids - 1] > 0)
-    mine = replace(mine, categories=names, category_ids=ids[mine.category_ids - 1])
-    return best_first(mine, mine.all_scores.astype(np.float64))
 
 
 def _about(sets, tools, settings, left_out, included, has_weights: bool, command: str) -> dict[str, Any]:

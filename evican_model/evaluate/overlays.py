@@ -96,7 +96,7 @@ def _overlay(rank: str, outcome: Outcome, scene: Scene, category: str) -> Overla
     longest = max(grey.shape)
     scale = min(1.0, _LONGEST / longest) if longest >= _SHORTEST else float(-(-_SHORTEST // longest))
     size = [max(1, round(side * scale)) for side in grey.shape]
-    kind = Image.Resampling.BOX if scale < 1 else Image.Resampling.NEAREST
+    kind = Image.BOX if scale < 1 else Image.NEAREST
     shown = np.asarray(Image.fromarray(grey).resize((size[1], size[0]), kind))
     truth, crowd = scene.true(category)
     # Crowds are neither hit nor missed: they are not drawn, but keep their places.
@@ -114,7 +114,7 @@ def _draw_line(drawn: np.ndarray, box: list[int], crop: np.ndarray, scale: float
     y1, x1 = round(box[0] * scale), round(box[1] * scale)
     height = max(1, round(box[2] * scale) - y1)
     width = max(1, round(box[3] * scale) - x1)
-    mask = np.asarray(Image.fromarray(crop).resize((width, height), Image.Resampling.NEAREST))
+    mask = np.asarray(Image.fromarray(crop).resize((width, height), Image.NEAREST))
     mask = np.pad(mask, 1)
     y1, x1 = y1 - 1, x1 - 1
     rim = ndimage.binary_dilation(mask) & ~mask
