@@ -78,7 +78,7 @@ METRICS: tuple[Metric, ...] = (
            _BIOLOGY),
     Metric("count_bias", "count bias", "all objects found over all true ones, less 1", "points", False, _BIOLOGY),
     Metric("area_error", "area error", "difference of the share of the image covered (cells: confluency), mean of "
-           "images", "points", False, _BIOLOGY),
+           "images", "share", False, _BIOLOGY),
     Metric("area_bias", "area bias", "the same with its sign", "points", False, _BIOLOGY),
     Metric("link_matched", "links right", "of the nuclei found, those linked to the right cell, or rightly to none",
            "share", False, _BIOLOGY),

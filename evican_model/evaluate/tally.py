@@ -174,20 +174,23 @@ def _outcome(
         int(np.count_nonzero(counted)),
         ranking.truths,
         float(overlaps.iou[pairs].sum()),
-        _covered(objects),
-        _covered(truth),
+        _covered(objects, disjoint=True),
+        _covered(truth, disjoint=False),
         objects,
         matches[0][kept],
         ranking.counted[0][kept],
     )
 
 
-def _covered(objects: Instances) -> float:
+def _covered(objects: Instances, disjoint: bool) -> float:
     """Share of the image that the objects cover together."""
+    pixels = objects.shape[0] * objects.shape[1]
+    if disjoint:
+        return float(objects.areas().sum()) / max(1, pixels)
     covered = np.zeros(objects.shape, bool)
     for crop, (y1, x1, y2, x2) in zip(objects.crops, objects.all_boxes.tolist()):
         covered[y1:y2, x1:x2] |= crop
-    return np.count_nonzero(covered) / max(1, covered.size)
+    return np.count_nonzero(covered) / max(1, pixels)
 
 
 def _links(scene: Scene, outcomes: Mapping[str, Outcome]) -> Links:
