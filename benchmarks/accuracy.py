@@ -3,8 +3,8 @@
     python benchmarks/accuracy.py NAME=annotations.json:images ... [--weights W] [--blank N]
 
 Masks, at most 1000 detections an image, object scale automatic, 95 % intervals over images; docs/evaluation.md says
-what the figures are. Images that the weights were trained on are left out. `--blank N` counts what is found, at the working
-confidence, in N synthetic empty fields.
+what the figures are. Images that the weights were trained on are left out. `--blank N` counts what is found, at the
+working confidence, in N synthetic empty fields.
 """
 
 from __future__ import annotations
