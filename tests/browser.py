@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 import urllib.request
@@ -56,11 +57,8 @@ class Page:
 @contextmanager
 def phone(folder: Path):
     """Open a phone-sized page; `folder` is for the browser's profile."""
-    log = folder / "chromedriver.log"
-    with open(log, "wb") as file:
-        driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=file, stderr=subprocess.STDOUT)
+    driver, address = _started(folder / "chromedriver.log")
     try:
-        address = f"http://127.0.0.1:{_port(driver, log)}"
         arguments = ["--headless=new", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage",
                      f"--user-data-dir={folder / 'profile'}"]  # fmt: skip
         if os.geteuid() == 0:
@@ -77,13 +75,23 @@ def phone(folder: Path):
         driver.wait(timeout=20)
 
 
-def _port(driver: subprocess.Popen, log: Path) -> int:
-    give_up = time.time() + 30
-    while time.time() < give_up and driver.poll() is None:
-        text = log.read_text(errors="replace")
-        if "started successfully on port" in text:
-            return int(text.split("started successfully on port")[1].split(".")[0])
-        time.sleep(0.1)
+def _started(log: Path) -> tuple[subprocess.Popen, str]:
+    """Start chromedriver on a free port; another program may take the port first, hence the tries."""
+    for _ in range(5):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        with open(log, "wb") as file:
+            driver = subprocess.Popen(
+                ["chromedriver", f"--port={port}"], stdout=file, stderr=subprocess.STDOUT
+            )
+        give_up = time.time() + 30
+        while time.time() < give_up and driver.poll() is None:
+            if "started successfully" in log.read_text(errors="replace"):
+                return driver, f"http://127.0.0.1:{port}"
+            time.sleep(0.1)
+        driver.kill()
+        driver.wait()
     raise RuntimeError(f"chromedriver did not start: {log.read_text(errors='replace')}")
 
 

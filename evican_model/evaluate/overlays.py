@@ -110,15 +110,18 @@ def _overlay(rank: str, outcome: Outcome, scene: Scene, category: str) -> Overla
 
 
 def _draw_line(drawn: np.ndarray, box: list[int], crop: np.ndarray, scale: float, color) -> None:
-    """Draw one outline, two pixels inside the object with a dark one outside it."""
+    """Draw one outline inside the object, with a dark rim of one pixel outside it."""
     y1, x1 = round(box[0] * scale), round(box[1] * scale)
     height = max(1, round(box[2] * scale) - y1)
-    width = max(1, round(box[3] * scale) - x1)
-    mask = np.asarray(Image.fromarray(crop).resize((width, height), Image.NEAREST))
+    mask = np.asarray(
+        Image.fromarray(crop).resize((max(1, round(box[3] * scale) - x1), height), Image.NEAREST)
+    )
     mask = np.pad(mask, 1)
     y1, x1 = y1 - 1, x1 - 1
     rim = ndimage.binary_dilation(mask) & ~mask
-    line = mask & ~ndimage.binary_erosion(mask, iterations=2)
+    # A phone shows a large picture at a third of its size: the line has to survive that.
+    width = 3 if max(drawn.shape) > _SHORTEST * 4 // 3 else 2
+    line = mask & ~ndimage.binary_erosion(mask, iterations=width)
     y2, x2 = min(y1 + mask.shape[0], drawn.shape[0]), min(x1 + mask.shape[1], drawn.shape[1])
     top, left = max(0, -y1), max(0, -x1)
     part = drawn[y1 + top : y2, x1 + left : x2]
