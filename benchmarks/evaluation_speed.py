@@ -1,8 +1,9 @@
 """CPU seconds of a whole evaluation, as a table: ``python benchmarks/evaluation_speed.py``.
 
 Synthetic: 1,000 images of 1024 x 1024 pixels with 50 cells and 50 nuclei each, of the size that the network takes for
-typical (64 and 32 pixels across), and results of a made-up tool that misses some, doubles some and finds false ones. The command is run as a user runs it, from reading the JSON files to the
-finished report; seconds are those of the CPU, so that other load on the machine matters little.
+typical (64 and 32 pixels across), and results of a made-up tool that misses some, doubles some and finds false ones.
+The command is run as a user runs it, from reading the JSON files to the finished report; seconds are those of the CPU,
+so that other load on the machine matters less.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ def make_data(folder: Path, images: int) -> tuple[int, int]:
                     moved = np.array([y, x]) + rng.normal(0, radius / 8, 2)
                     results.append(_result(rng, number, category, moved, radius, rng.beta(5, 1)))
         for _ in range(15):
-            results.append(
-                _result(rng, number, int(rng.integers(1, 3)), rng.uniform(60, 960, 2), 30, rng.beta(1, 2))
-            )
+            category = int(rng.integers(1, 3))
+            place = rng.uniform(60, 960, 2)
+            results.append(_result(rng, number, category, place, RADII[category], rng.beta(1, 2)))
     (folder / "annotations.json").write_text(json.dumps(content))
     (folder / "results.json").write_text(json.dumps(results))
     return len(content["annotations"]), len(results)

@@ -17,7 +17,7 @@ from evican_model.dataset import AnnotatedImage
 from evican_model.evaluate.evaluation import average_precision
 from evican_model.evaluate.found import best_first
 from evican_model.evaluate.ground_truth import Scene
-from evican_model.evaluate.matching import THRESHOLDS, box_overlaps, mask_overlaps, match
+from evican_model.evaluate.matching import THRESHOLDS, mask_and_box_overlaps, match
 from evican_model.evaluate.metrics import measure
 from evican_model.evaluate.pooling import Ranking, average_precisions, curves, pool
 from evican_model.evaluate.tally import tally_image
@@ -94,7 +94,7 @@ def instances(entries):
 
 
 def rankings(images, truths, results, kind, low, high):
-    overlaps_of = {"segm": mask_overlaps, "bbox": box_overlaps}[kind]
+    which = {"segm": 0, "bbox": 1}[kind]
     for image in images:
         true = [one for one in truths if one["image_id"] == image["id"]]
         scores = np.array([one["score"] for one in results if one["image_id"] == image["id"]])
@@ -102,7 +102,8 @@ def rankings(images, truths, results, kind, low, high):
         crowd = np.array([one["iscrowd"] for one in true], bool)
         areas, true_areas = found.objects.areas(), instances(true).areas()
         ignored = crowd | (true_areas < low) | (true_areas > high)
-        matches = match(overlaps_of(found.objects, instances(true), crowd), THRESHOLDS, ignored, crowd)
+        overlaps = mask_and_box_overlaps(found.objects, instances(true), crowd)[which]
+        matches = match(overlaps, THRESHOLDS, ignored, crowd)
         yield Ranking.of(found.scores, matches, ignored, (areas < low) | (areas > high))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from evican_model.instances import Instances
 from evican_model.masks import box_pairs, shared_areas
 
-__all__ = ["THRESHOLDS", "Overlaps", "box_overlaps", "mask_overlaps", "match"]
+__all__ = ["THRESHOLDS", "Overlaps", "mask_and_box_overlaps", "mask_overlaps", "match"]
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of the IoU, made as pycocotools makes them
 
@@ -52,13 +52,11 @@ def mask_overlaps(found: Instances, truth: Instances, crowd: np.ndarray) -> Over
         True for an outline around several objects.
     """
     i, j = box_pairs(found.all_boxes, truth.all_boxes)
-    shared = shared_areas(found.all_boxes, found.crops, truth.all_boxes, truth.crops, i, j)
-    i, j, shared = i[shared > 0], j[shared > 0], shared[shared > 0]
-    return _overlaps(i, j, shared, found.areas(), truth.areas(), crowd)
+    return _mask_overlaps(found, truth, crowd, i, j)
 
 
-def box_overlaps(found: Instances, truth: Instances, crowd: np.ndarray) -> Overlaps:
-    """Return the overlaps of the boxes around the masks; parameters as for `mask_overlaps`."""
+def mask_and_box_overlaps(found: Instances, truth: Instances, crowd: np.ndarray) -> tuple[Overlaps, Overlaps]:
+    """Return the overlaps of masks, and of the boxes around them; parameters as for `mask_overlaps`."""
     i, j = box_pairs(found.all_boxes, truth.all_boxes)
     low = np.maximum(found.all_boxes[i, :2], truth.all_boxes[j, :2])
     high = np.minimum(found.all_boxes[i, 2:], truth.all_boxes[j, 2:])
@@ -66,7 +64,8 @@ def box_overlaps(found: Instances, truth: Instances, crowd: np.ndarray) -> Overl
     areas = [
         np.prod(one.all_boxes[:, 2:] - one.all_boxes[:, :2], axis=1, dtype=np.int64) for one in (found, truth)
     ]
-    return _overlaps(i, j, shared, areas[0], areas[1], crowd)
+    boxes = _overlaps(i, j, shared, areas[0], areas[1], crowd)
+    return _mask_overlaps(found, truth, crowd, i, j), boxes
 
 
 def match(
@@ -134,6 +133,13 @@ def match(
                 taken.add(chosen)
                 matches[t, i] = chosen
     return matches
+
+
+def _mask_overlaps(found: Instances, truth: Instances, crowd: np.ndarray, i, j) -> Overlaps:
+    """Return the overlaps of masks among pairs whose boxes overlap."""
+    shared = shared_areas(found.all_boxes, found.crops, truth.all_boxes, truth.crops, i, j)
+    i, j, shared = i[shared > 0], j[shared > 0], shared[shared > 0]
+    return _overlaps(i, j, shared, found.areas(), truth.areas(), crowd)
 
 
 def _overlaps(i, j, shared, found_areas, truth_areas, crowd) -> Overlaps:

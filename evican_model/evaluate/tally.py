@@ -9,7 +9,7 @@ import numpy as np
 
 from evican_model.evaluate.found import Found
 from evican_model.evaluate.ground_truth import Scene
-from evican_model.evaluate.matching import THRESHOLDS, Overlaps, box_overlaps, mask_overlaps, match
+from evican_model.evaluate.matching import THRESHOLDS, Overlaps, mask_and_box_overlaps, mask_overlaps, match
 from evican_model.evaluate.pooling import Ranking
 from evican_model.instances import Instances
 
@@ -149,9 +149,9 @@ def tally_image(
 
 def _rankings(found: Found, truth: Instances, crowd: np.ndarray, edges: np.ndarray):
     """Rank the detections as they are: by masks, by boxes, and by masks for each class of sizes."""
-    overlaps = mask_overlaps(found.objects, truth, crowd)
+    overlaps, boxes = mask_and_box_overlaps(found.objects, truth, crowd)
     raw = Ranking.of(found.scores, match(overlaps, THRESHOLDS, crowd=crowd), crowd)
-    box_matches = match(box_overlaps(found.objects, truth, crowd), THRESHOLDS, crowd=crowd)
+    box_matches = match(boxes, THRESHOLDS, crowd=crowd)
     areas, true_areas = found.objects.areas(), truth.areas()
     by_size = []
     for low, high in zip(edges[:-1], edges[1:]):
