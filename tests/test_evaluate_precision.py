@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import doctest
 import io
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from evican_model.dataset import AnnotatedImage
+from evican_model.evaluate import matching
 from evican_model.evaluate.evaluation import average_precision
 from evican_model.evaluate.found import best_first
 from evican_model.evaluate.ground_truth import Scene
@@ -215,3 +217,7 @@ def test_average_precision_of_pairs_is_that_of_pycocotools():
     partly = [(AnnotatedImage(*[getattr(i, f) for f in ("path", "image_id", "shape", "truth")], frozenset(), True, ""),
                found) for i, found in pairs]  # fmt: skip
     assert average_precision(partly, "1")["images"] == 0 and np.isnan(average_precision(partly, "1")["AP"])
+
+
+def test_examples():
+    assert doctest.testmod(matching).failed == 0

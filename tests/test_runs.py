@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
+
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from evican_model import runs
 from evican_model.errors import DatasetError
 from evican_model.runs import read_outlines, write_outline
 
@@ -76,3 +79,7 @@ def test_damaged_outlines_are_named(segmentation, message):
     with pytest.raises(DatasetError) as error:
         read_outlines([good, segmentation, good], (4, 6))
     assert str(error.value).startswith(message)
+
+
+def test_examples():
+    assert doctest.testmod(runs).failed == 0

@@ -90,7 +90,9 @@ def evaluate(sets: Sequence[SceneSet], tools: Sequence[Tool], settings: Settings
     judgements = []
     for number, scenes in enumerate(sets):
         sizes = size_classes(scenes)
-        weights = sample_weights(len(scenes.scenes), settings.samples, settings.seed)
+        count = len(scenes.scenes)
+        # One image cannot be drawn anew.
+        weights = sample_weights(count, settings.samples if count > 1 else 0, settings.seed)
         for tool in tools:
             results = tool.results[number]
             tallies = tuple(
