@@ -261,8 +261,8 @@ def _print_summary(judgements: Sequence[Judgement], settings: Settings, left_out
             keys = (f"AP@{cap}", f"AP50@{cap}", f"AP75@{cap}", "F1_50", "PQ")
             partial = one.figures.get((category, "partial_recall50"))
             if partial is not None:
-                print(f"{one.scenes.name[:21]:<22}{one.tool.name[:13]:<14}{category:<10} partly annotated images: recall "
-                      f"{100 * partial[0]:.1f} at IoU 0.5")  # fmt: skip
+                recall = f"partly annotated images: recall {100 * partial[0]:.1f} at IoU 0.5"
+                print(f"{one.scenes.name[:21]:<22}{one.tool.name[:13]:<14}{category:<10}{recall}")
             if (category, keys[0]) not in one.figures:
                 continue
             values = [100 * interval(one.figures[category, key]).value for key in keys]
