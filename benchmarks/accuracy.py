@@ -1,9 +1,10 @@
-"""Average precision of weights on annotated sets, as a table.
+"""Accuracy of weights on annotated sets, as a table.
 
     python benchmarks/accuracy.py NAME=annotations.json:images ... [--weights W] [--blank N]
 
-Masks, pooled COCO evaluation, cap 1000 detections, object scale automatic. Images that the weights were trained on are
-left out. `--blank N` counts what is found, at the working confidence, in N synthetic empty fields.
+Masks, at most 1000 detections an image, object scale automatic, 95 % intervals over images; docs/evaluation.md says
+what the figures are. Images that the weights were trained on are left out. `--blank N` counts what is found, at the
+working confidence, in N synthetic empty fields.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,14 @@ import numpy as np
 import evican_model
 from evican_model.augment import blank_sample
 from evican_model.config import TrainConfig
-from evican_model.dataset import read_dataset
-from evican_model.evaluate import average_precision, trained_on
-from evican_model.images import read_image
+from evican_model.evaluate.detection import detect_all
+from evican_model.evaluate.evaluation import Settings, Tool, evaluate
+from evican_model.evaluate.ground_truth import read_scenes, split_trained
+from evican_model.evaluate.metrics import interval
 
 ROOT = Path(__file__).resolve().parent.parent
+COLUMNS = {"AP@1000": "AP", "AP50@1000": "AP50", "AP75@1000": "AP75", "flat_AP50@1000": "AP50 after flattening",
+           "F1_50": "F1", "PQ": "PQ"}  # fmt: skip
 
 
 def main() -> None:
@@ -38,24 +43,31 @@ def main() -> None:
     ).stdout
     names = " ".join(one.split("=")[0] for one in options.sets)
     print("# Accuracy of the bundled weights on images they were not trained on\n")
-    print(f"`python benchmarks/accuracy.py` on {names}; commit {commit.strip()}, weights {options.weights}, SHA-256 "
-          f"{model.info.sha256[:12]}. Masks, pooled COCO, cap 1000, automatic scale.\n")  # fmt: skip
-    print("| set | images (left out) | category | objects | AP | AP50 | AP75 | AP50 after flattening |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        f"`python benchmarks/accuracy.py` on {names}; commit {commit.strip()}, weights {options.weights}, SHA-256 "
+        f"{model.info.sha256[:12]}. Masks, all images pooled, at most 1000 detections an image, automatic scale; F1 "
+        f"and PQ at IoU 0.5 and the working confidence of {model.config.confidence}; 95 % intervals over images.\n"
+    )
+    print("| set | images (left out) | category | objects | " + " | ".join(COLUMNS.values()) + " |")
+    print("| --- " * (4 + len(COLUMNS)) + "|")
     for one in options.sets:
         name, _, place = one.partition("=")
-        annotations, _, images = place.partition(":")
-        items = read_dataset(annotations, images, model.config.categories)
-        known = trained_on(items, model.info.training)
-        items = [item for item in items if item not in known]
-        pairs = [(item, model.detect(read_image(item.path))) for item in items]
-        flat = [(item, found.without_duplicates().without_overlaps()) for item, found in pairs]
-        for category in model.config.categories:
-            row = average_precision(pairs, category)
-            if row["objects"]:
-                print(f"| {name} | {row['images']} ({len(known)}) | {category} | {row['objects']} | {row['AP']:.3f} | "
-                      f"{row['AP50']:.3f} | {row['AP75']:.3f} | {average_precision(flat, category)['AP50']:.3f} |",
-                      flush=True)  # fmt: skip
+        scenes = read_scenes(*place.split(":"), name=name)
+        new, known = split_trained(scenes.scenes, [model.info.training])
+        scenes = replace(scenes, scenes=tuple(new))
+        confidence = dict.fromkeys(scenes.categories, model.config.confidence)
+        tool = Tool(options.weights, "", confidence, (detect_all(model, scenes, options.weights),))
+        (judged,) = evaluate([scenes], [tool], Settings((1000,)))
+        for category in scenes.categories:
+            tallies = [tally.categories[category] for tally in judged.tallies if category in tally.categories]
+            objects = sum(tally.outcome.true for tally in tallies)
+            if objects:
+                cells = [interval(judged.figures[category, key]) for key in COLUMNS]
+                shown = " | ".join(f"{c.value:.3f} ({c.low:.2f} to {c.high:.2f})" for c in cells)
+                print(
+                    f"| {name} | {len(tallies)} ({len(known)}) | {category} | {objects} | {shown} |",
+                    flush=True,
+                )
     if options.blank:
         training = TrainConfig(crop=512, seed=1)
         found = [
