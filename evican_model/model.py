@@ -249,6 +249,8 @@ class Model:
 
         height, width = tiles[0].y2 - tiles[0].y1, tiles[0].x2 - tiles[0].x1
         rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+        if self.config.image_scale == "square":  # a tile's side is rounded: it may come out a pixel too long
+            rows, columns = min(rows, self.config.tile), min(columns, self.config.tile)
         canvas, (top, left), window = self._canvas(rows, columns)
         images = np.repeat(canvas[None, :, :, None], len(tiles), 0)
         for image, tile in zip(images, tiles):

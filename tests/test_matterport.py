@@ -82,6 +82,8 @@ def test_every_stage_is_that_of_an_independent_port(tmp_path, name):
     close(objects.all_scores, computed["scores"])
     assert (objects.all_boxes[:, :2] >= computed["rois"][:, :2]).all()
     assert (objects.all_boxes[:, 2:] <= computed["rois"][:, 2:]).all()
+    # With a cell diameter it is tiled; 83 pixels at 3.1 times their size are a pixel more than the square has.
+    model.detect(computed["image"][:83, :83], minimum_score=0.0, cell_diameter=model.config.cell_diameter / 3.1)
     for file in tmp_path.rglob("*.h5"):  # large, and pytest keeps the folders of three runs
         file.unlink()
 
