@@ -263,7 +263,7 @@ _CHOICES = {
 }
 
 # What the paper's training fixes (section 2.3, and the released code where the text is silent).
-PAPER_TRAINING = {
+PAPER_TRAINING: dict[str, Any] = {
     "schedule": "paper",
     "optimizer": "sgd",
     "learning_rate": 1e-3,
@@ -281,7 +281,13 @@ PAPER_TRAINING = {
     "positive_rois": 66,
     "anchor_positive_iou": 0.7,
     "frozen": (),
-}
+    # Blank images are in the data; of augmentation only mirroring.
+    "blank_share": 0.0,
+    "scale_low": 1.0,
+    "scale_high": 1.0,
+    **{name: False for name in ("turn", "contrast", "invert", "halo", "illumination", "defocus", "noise", "texture",
+                                "jpeg", "copy_paste")},
+}  # fmt: skip
 
 
 def _as_type_of(default: Any, value: Any, where: str) -> Any:

@@ -71,7 +71,7 @@ def paste_copies(
 
 
 def _groups(masks, inside):
-    """Indices of each object that lies whole in the window and in no other object, followed by those that lie in it."""
+    """Return the indices of each object that lies whole in the window and in no other, and of those that lie in it."""
     areas = [int(mask.sum()) for mask in masks]
     shared = np.array([[int((a & b).sum()) for b in masks] for a in masks]).reshape(len(masks), len(masks))
     within = shared > 0.8 * np.maximum(np.array(areas), 1)[:, None]  # [i, j]: i lies in j
