@@ -90,7 +90,7 @@ def read_record(server: str = SERVER) -> dict[str, RecordFile]:
     try:
         answer = requests.get(url, timeout=_TIMEOUT)
     except requests.RequestException as error:
-        raise _Unreachable(str(error)) from error
+        raise _Unreachable(type(error).__name__) from error
     if answer.status_code >= 500:
         raise _Unreachable(f"{url} answers {answer.status_code}")
     try:
@@ -223,7 +223,7 @@ class _Resuming:
                     break
                 except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
                     if attempt == _TRIES - 1:
-                        raise _Unreachable(f"{url} broke off {_TRIES} times: {error}") from error
+                        raise _Unreachable(f"{url} broke off {_TRIES} times") from error
                     time.sleep(wait)
                     wait *= 2
         os.replace(self.partial, output_file)
@@ -279,7 +279,7 @@ def _put(output: Path, name: str, keep_archives: bool) -> None:
 
 def _by_hand(server: str, output: Path, names: list[str], error: Exception) -> str:
     files = ", ".join(f"{name} ({server}/api/access/datafile/{_IDS[name]})" for name in names)
-    return (f"{server} cannot be reached ({str(error)[:200]}); on a computer with a connection fetch from {DOI} the files "
+    return (f"{server} cannot be reached ({error}); on a computer with a connection fetch from {DOI} the files "
             f"{files}, put them into {output.resolve()}, and run this again to unpack them.")  # fmt: skip
 
 
