@@ -98,7 +98,7 @@ def read_dataset(
         name = (rename or {}).get(name, name)
         if name not in categories:
             raise DatasetError(
-                f"{source} has the category {name!r}; the network knows {list(categories)}."
+                f"{source} has the category {name!r}; the network knows {_some(categories)}."
             )
         to_id[category["id"]] = categories.index(name) + 1
         listed.append(name)
@@ -163,7 +163,7 @@ def _annotated_image(image, annotations, folder, to_id, categories, source) -> A
     unknown = set(annotated) - set(categories)
     if unknown:
         raise DatasetError(f"{source}: {image['file_name']} names {sorted(unknown)} in annotated_classes; "
-                           f"known are {list(categories)}.")  # fmt: skip
+                           f"known are {_some(categories)}.")  # fmt: skip
     ids, boxes, crops = [], [], []
     for annotation in annotations:
         if annotation["category_id"] not in to_id:
@@ -191,6 +191,10 @@ def _annotated_image(image, annotations, folder, to_id, categories, source) -> A
         bool(image["dense"]),
         sha256_of(path),
     )
+
+
+def _some(names) -> str:
+    return ", ".join(list(names)[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def outline(annotation, shape, source):

@@ -152,9 +152,8 @@ class Trainer:
                     step += 1
                     log.add(step, parts)
                     progress.update()
-                    done = self._after_step(step, step == last, log, progress)
                     late = stop_after is not None and time.time() - begin > stop_after
-                    if done or self._stop or late:
+                    if self._after_step(step, step == last, late or self._stop, log, progress) or late or self._stop:
                         break
         finally:
             progress.close()
@@ -179,13 +178,13 @@ class Trainer:
         self._traced = True
         return {name: float(value) for name, value in parts.items()}
 
-    def _after_step(self, step: int, final: bool, log: TrainingLog, progress) -> bool:
+    def _after_step(self, step: int, final: bool, stopping: bool, log: TrainingLog, progress) -> bool:
         """Log, validate and save when it is time; return whether to stop early."""
         training = self.training
         if step % 10 == 0:
             progress.set_postfix_str(" ".join(f"{k} {v:.2f}" for k, v in log.rows[-1].items()), refresh=False)
         validate = bool(self.validation) and (final or step % training.validate_every == 0)
-        save = validate or final or self._stop or step % training.save_every == 0
+        save = validate or final or stopping or step % training.save_every == 0
         if step % 50 == 0 or save:
             mean = log.flush(step, schedule.learning_rate(step - 1, training))
             if not progress.disable or save:
