@@ -1,7 +1,8 @@
-"""Three ways to train on images in which most objects are not outlined, at equal compute, as a table.
+r"""Three ways to train on images in which most objects are not outlined, at equal compute, as a table.
 
-    python benchmarks/partial_annotation.py --weights imagenet.h5 --set brifiseg/train.json:brifiseg/images:brifiseg/val.json \
-        --set usiigaci/train.json:usiigaci/images:usiigaci/val.json --output runs/partial > benchmarks/partial_annotation.md
+    python benchmarks/partial_annotation.py --weights imagenet.h5 --output runs/partial \
+        --set brifiseg/train.json:brifiseg/images:brifiseg/val.json \
+        --set usiigaci/train.json:usiigaci/images:usiigaci/val.json
 
 Of every training image 30 % of the outlines are kept, drawn at random; the rest are hidden from the training. All runs
 see the same windows of the same images in the same order, start from the same weights and take the same steps. They
@@ -63,7 +64,9 @@ def run(way: str, seed: int, sets, network: NetworkConfig, options) -> dict:
     )  # fmt: skip
     datasets = [train if way == "all" else thinned(train, options.share, 0) for train, _ in sets]
     # The scale of an image is a fact about it, not about what was hidden.
-    source = SampleSource(datasets, [1.0] * len(datasets), network, training, Path(options.output) / "blurred")
+    source = SampleSource(
+        datasets, [1.0] * len(datasets), network, training, Path(options.output) / "blurred"
+    )
     source.scales = [[natural_scale(item, network) for item in train] for train, _ in sets]
     begin, cpu = time.time(), time.process_time()
     Trainer(network, training, source, output, {}, start_tensors(options.weights, network)).run()
@@ -89,7 +92,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--val", type=int, default=32, metavar="N", help="validation images of a set, at most")
+    parser.add_argument(
+        "--val", type=int, default=32, metavar="N", help="validation images of a set, at most"
+    )
     options = parser.parse_args()
 
     from evican_model import weights
@@ -117,13 +122,17 @@ def print_table(results: dict, sets, options) -> None:
     """Print the Markdown table: mean over the seeds, and each seed's value."""
     import tensorflow as tf
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
     print("# What to do with objects that nobody outlined: three ways at equal compute\n")
-    print(f"`python benchmarks/partial_annotation.py`; {options.share:.0%} of the outlines kept, {options.steps} steps of "
-          f"2 crops of {options.crop} pixels, {options.seeds} seeds; start: {Path(options.weights).name}; "
+    print(f"`python benchmarks/partial_annotation.py`; {options.share:.0%} of the outlines kept, {options.steps} steps "
+          f"of 2 crops of {options.crop} pixels, {options.seeds} seeds; start: {Path(options.weights).name}; "
           f"{os.cpu_count()} cores {platform.machine()}, Python {platform.python_version()}, TensorFlow "
           f"{tf.__version__}, commit {commit.strip()}.\n")  # fmt: skip
-    print("| training set | images | outlines | of them kept | validation images |\n| --- | --- | --- | --- | --- |")
+    print(
+        "| training set | images | outlines | of them kept | validation images |\n| --- | --- | --- | --- | --- |"
+    )
     for (train, val), name in zip(sets, options.names):
         kept = sum(len(item.truth) for item in thinned(train, options.share, 0))
         print(f"| {name} | {len(train)} | {sum(len(i.truth) for i in train)} | {kept} | {len(val)} |")

@@ -50,7 +50,9 @@ def unpack(archive: Path, target: Path, suffixes: tuple[str, ...]) -> list[Path]
                 _write(archive, file, member, partial / name)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         shutil.rmtree(partial)
-        raise DatasetError(f"{archive} is damaged, or no plain zip archive: {error}; delete it and fetch it again.") from error
+        raise DatasetError(
+            f"{archive} is damaged, or no plain zip archive: {error}; delete it and fetch it again."
+        ) from error
     except BaseException:
         shutil.rmtree(partial)
         raise
@@ -64,17 +66,23 @@ def _checked(archive: Path, file: zipfile.ZipFile, suffixes) -> list[tuple[zipfi
     for member in file.infolist():
         name = PurePosixPath(member.filename.replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts or ":" in member.filename or "\0" in member.filename:
-            raise DatasetError(f"{archive} holds {member.filename!r}, which lies outside the folder; it was not unpacked.")
+            raise DatasetError(
+                f"{archive} holds {member.filename!r}, which lies outside the folder; it was not unpacked."
+            )
         kind = stat.S_IFMT(member.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise DatasetError(f"{archive} holds {member.filename!r}, which is no plain file; it was not unpacked.")
+            raise DatasetError(
+                f"{archive} holds {member.filename!r}, which is no plain file; it was not unpacked."
+            )
         if member.is_dir() or name.name.startswith(".") or "__MACOSX" in name.parts:
             continue
         if name.suffix.lower() not in suffixes:
             raise DatasetError(f"{archive} holds {member.filename!r}; expected only {', '.join(suffixes)}.")
         if member.file_size > max(_SMALL, _RATIO * member.compress_size):
-            raise DatasetError(f"{archive}: {member.filename!r} unpacks from {member.compress_size} to {member.file_size} "
-                               "bytes, as no image does; it was not unpacked.")  # fmt: skip
+            raise DatasetError(
+                f"{archive}: {member.filename!r} unpacks from {member.compress_size} to {member.file_size} bytes, as "
+                "no image does; it was not unpacked."
+            )
         if str(name).lower() in found:
             raise DatasetError(f"{archive} holds {member.filename!r} twice; it was not unpacked.")
         found[str(name).lower()] = (member, name)
@@ -92,5 +100,7 @@ def _write(archive: Path, file: zipfile.ZipFile, member: zipfile.ZipInfo, path: 
         for block in iter(lambda: source.read(_BLOCK), b""):
             written += len(block)
             if written > member.file_size:  # its header lied
-                raise DatasetError(f"{archive}: {member.filename!r} is larger than it says; it was not unpacked.")
+                raise DatasetError(
+                    f"{archive}: {member.filename!r} is larger than it says; it was not unpacked."
+                )
             target.write(block)

@@ -84,7 +84,9 @@ def blurred_levels(
         levels, item.truth, training.known_border, training.blur_sigma, training.blur_seam
     )
     cache.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}-{id(blurred)}.part")  # a stopped run leaves no half image behind
+    partial = path.with_suffix(
+        f".{os.getpid()}-{id(blurred)}.part"
+    )  # a stopped run leaves no half image behind
     Image.fromarray(blurred).save(partial, "PNG", compress_level=1)
     os.replace(partial, path)
     return blurred

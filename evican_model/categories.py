@@ -12,7 +12,10 @@ from typing import Sequence
 __all__ = ["CELL", "NUCLEUS", "are_lines", "kind_of", "line_of"]
 
 CELL, NUCLEUS = "Cell", "Nucleus"
-_KINDS = ((NUCLEUS, re.compile(r"nucle(?:us|i)", re.IGNORECASE)), (CELL, re.compile(r"cells?", re.IGNORECASE)))
+_KINDS = (
+    (NUCLEUS, re.compile(r"nucle(?:us|i)", re.IGNORECASE)),
+    (CELL, re.compile(r"cells?", re.IGNORECASE)),
+)
 
 
 def kind_of(category: str) -> str | None:

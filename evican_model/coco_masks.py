@@ -1,12 +1,12 @@
-"""Mask images to COCO and back: ``python -m evican_model.convert masks``, and ``coco``.
+r"""Mask images to COCO and back: ``python -m evican_model.convert masks``, and ``coco``.
 
-    python -m evican_model.convert masks --images my_lab/images --masks Nucleus=my_lab/nuclei --masks Cell=my_lab/cells \\
-        --output my_lab/annotations.json
+    python -m evican_model.convert masks --images my_lab/images --output my_lab/annotations.json \
+        --masks Nucleus=my_lab/nuclei --masks Cell=my_lab/cells
     python -m evican_model.convert coco my_lab/annotations.json --output my_lab/labels
 
 A mask image is a label image (0 is background, each other value an object) or binary (each connected piece is an
-object), as the paper's masks ``NUMBER_LINE.jpg`` are. It belongs to the image of the same name; ``_cells``, ``_nuclei``,
-``_mask``, ``_masks`` or ``_labels`` may follow.
+object), as the paper's masks ``NUMBER_LINE.jpg`` are. It belongs to the image of the same name; ``_cells``,
+``_nuclei``, ``_mask``, ``_masks`` or ``_labels`` may follow.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def objects_of(mask: np.ndarray, kind: str = "auto", lossy: bool = False) -> tup
             raise DatasetError("it holds fractions; expected whole numbers, one for each object")
         mask = mask.astype(np.int64)
     if mask.size and mask.min() < 0:
-        raise DatasetError("it holds negative values; expected 0 for background, and one value for each object")
+        raise DatasetError(
+            "it holds negative values; expected 0 for background, and one value for each object"
+        )
     if kind == "auto":
         kind = "binary" if lossy or len(np.unique(mask)) <= 2 else "labels"
     if kind == "binary":
@@ -184,20 +186,29 @@ def coco_to_masks(annotations: str | Path, output: Path, kind: str = "labels") -
         for category_id, name in names.items():
             if name not in image.get("annotated_classes", [name]):
                 continue
-            own = [a for a in content["annotations"] if (a["image_id"], a["category_id"]) == (image["id"], category_id)]
+            own = [
+                a
+                for a in content["annotations"]
+                if (a["image_id"], a["category_id"]) == (image["id"], category_id)
+            ]
             found = [outline(annotation, shape, Path(annotations)) for annotation in own]
             found = [(box, crop) for box, crop in found if crop.size]
-            instances = Instances(shape, (name,), np.ones(len(found)), np.ones(len(found)),
-                                  np.array([box for box, _ in found]).reshape(-1, 4), tuple(c for _, c in found))  # fmt: skip
+            boxes, crops = np.array([box for box, _ in found]).reshape(-1, 4), tuple(c for _, c in found)
+            instances = Instances(shape, (name,), np.ones(len(found)), np.ones(len(found)), boxes, crops)
             labels = instances.labels(name)
-            stem = output / f"{Path(image['file_name']).stem}_{_PLURALS.get(name, re.sub(r'[^A-Za-z0-9-]+', '-', name))}"
+            stem = (
+                output
+                / f"{Path(image['file_name']).stem}_{_PLURALS.get(name, re.sub(r'[^A-Za-z0-9-]+', '-', name))}"
+            )
             if kind == "binary":
                 written.append(stem.with_name(f"{stem.name}.png"))
                 Image.fromarray(((labels > 0) * 255).astype(np.uint8)).save(written[-1])
             else:
                 written.append(stem.with_name(f"{stem.name}.tiff"))
                 large = labels.max(initial=0) > np.iinfo(np.uint16).max
-                tifffile.imwrite(written[-1], labels.astype(np.uint32 if large else np.uint16), compression="zlib")
+                tifffile.imwrite(
+                    written[-1], labels.astype(np.uint32 if large else np.uint16), compression="zlib"
+                )
     return written
 
 
@@ -207,9 +218,15 @@ def main(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     masks = commands.add_parser("masks", help="mask images to a COCO file")
     masks.add_argument("--images", required=True, metavar="DIR")
-    masks.add_argument("--masks", required=True, action="append", metavar="CATEGORY=DIR", help="one for each category")
-    masks.add_argument("--kind", choices=KINDS, default="auto", help="label images, or binary ones, whose connected pieces "
-                       "are objects (default: told from each image)")  # fmt: skip
+    masks.add_argument(
+        "--masks", required=True, action="append", metavar="CATEGORY=DIR", help="one for each category"
+    )
+    masks.add_argument(
+        "--kind",
+        choices=KINDS,
+        default="auto",
+        help="label images, or binary ones, whose connected pieces are objects (default: told from each image)",
+    )
     masks.add_argument("--smallest", type=int, default=1, metavar="PIXELS", help="leave out smaller objects")
     masks.add_argument("--partly", action="store_true", help="there are objects without a mask")
     masks.add_argument("--output", required=True, metavar="JSON")
@@ -220,7 +237,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.command == "coco":
-            print(f"{len(coco_to_masks(options.annotations, Path(options.output), options.kind))} masks in {options.output}")
+            written = coco_to_masks(options.annotations, Path(options.output), options.kind)
+            print(f"{len(written)} masks in {options.output}")
             return 0
         pairs = [tuple(pair.split("=", 1)) for pair in options.masks]
         wrong = [pair[0] for pair in pairs if len(pair) != 2 or not all(pair)]

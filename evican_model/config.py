@@ -207,7 +207,7 @@ class TrainConfig(_JsonConfig):
     seed: int = 0
     save_every: int = 250
     validate_every: int = 250
-    validation_images: int = 16  # spread evenly over the validation set; all would take longer than training
+    validation_limit: int = 16  # spread evenly over the validation set; all would take longer than training
     patience: int = 10  # validations without a better AP after which training stops; 0: never
     unlabelled: str = "ignore"  # or "blur" or "background": what is not outlined in a partly annotated image
     blur_sigma: float = 30.0  # pixels (paper, section 2.2)
@@ -240,9 +240,7 @@ class TrainConfig(_JsonConfig):
         """Refuse values that no training can run with, and choices that there are not."""
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise EvicanError(
-                    f"{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}."
-                )
+                raise EvicanError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}.")
         if self.crop % 64 or self.crop <= 0:
             raise EvicanError(f"crop is {self.crop}; it must be a multiple of 64 pixels to fit the network.")
         for name in ("steps", "epoch", "batch", "instances", "rois", "save_every", "validate_every", "learning_rate",

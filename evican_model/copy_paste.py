@@ -83,7 +83,9 @@ def _groups(masks, inside):
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         edges = rows[0], columns[0], mask.shape[0] - 1 - rows[-1], mask.shape[1] - 1 - columns[-1]
         if min(edges) >= _MARGIN and inside[_grown_box(mask)].all():
-            groups.append([i, *(int(k) for k in np.flatnonzero(within[:, i]) if k != i and areas[k] < areas[i])])
+            groups.append(
+                [i, *(int(k) for k in np.flatnonzero(within[:, i]) if k != i and areas[k] < areas[i])]
+            )
     return groups
 
 

@@ -97,9 +97,7 @@ def read_dataset(
         name = _name_of(category)
         name = (rename or {}).get(name, name)
         if name not in categories:
-            raise DatasetError(
-                f"{source} has the category {name!r}; the network knows {_some(categories)}."
-            )
+            raise DatasetError(f"{source} has the category {name!r}; the network knows {_some(categories)}.")
         to_id[category["id"]] = categories.index(name) + 1
         listed.append(name)
     by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
@@ -236,7 +234,9 @@ def outline(annotation, shape, source):
             x, y = (int(v) for v in np.floor(points.min(0)))
             width, height = (int(v) for v in np.ceil(points.max(0)) + 1 - (x, y))
             shifted = [(part - np.resize([x, y], len(part))).tolist() for part in polygons]
-            mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(shifted, height, width))).astype(bool)
+            mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(shifted, height, width))).astype(
+                bool
+            )
             corner = (y, x)
         else:
             runs = segmentation
@@ -271,12 +271,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 all right, 1 something is wrong with the data, 2 no data."""
     from evican_model.inspection import check_command
 
-    parser = argparse.ArgumentParser(prog="python -m evican_model.dataset", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m evican_model.dataset", description=__doc__.splitlines()[0]
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="print what a dataset holds and what is wrong with it")
     check.add_argument("dataset", help="a COCO file, or the folder of EVICAN")
     check.add_argument("--images", metavar="DIR", help="the images of the COCO file (default: its folder)")
-    check.add_argument("--classes", choices=["EVICAN2", "EVICAN60"], default="EVICAN2", help="of an EVICAN folder")
+    check.add_argument(
+        "--classes", choices=["EVICAN2", "EVICAN60"], default="EVICAN2", help="of an EVICAN folder"
+    )
     options = parser.parse_args(arguments)
     try:
         return check_command(options)

@@ -63,7 +63,9 @@ def wanted_names(parts: Sequence[str], classes: Sequence[str]) -> list[str]:
     ['EVICAN_val2019.zip', 'instances_val2019_EVICAN60.json']
     """
     archives = [f"EVICAN_{part}2019.zip" for part in parts]
-    return archives + [f"instances_{tier}_{one}.json" for one in classes for part in parts for tier in _TIERS[part]]
+    return archives + [
+        f"instances_{tier}_{one}.json" for one in classes for part in parts for tier in _TIERS[part]
+    ]
 
 
 def read_record(server: str = SERVER) -> dict[str, RecordFile]:
@@ -108,7 +110,9 @@ def _record_file(entry: dict[str, Any]) -> RecordFile:
     md5 = str(file.get("md5") or file["checksum"]["value"]).lower()
     if len(md5) != 32 or set(md5) - set("0123456789abcdef"):
         raise ValueError(f"{entry.get('label')} has the MD5 {md5!r}")
-    return RecordFile(str(entry.get("label") or file["filename"]), int(file["id"]), int(file["filesize"]), md5)
+    return RecordFile(
+        str(entry.get("label") or file["filename"]), int(file["id"]), int(file["filesize"]), md5
+    )
 
 
 def download(
@@ -180,8 +184,10 @@ def _check_room(output: Path, files: list[RecordFile]) -> None:
         needed += max(0, file.size - done) + (round(1.1 * file.size) if file.name.endswith(".zip") else 0)
     free = shutil.disk_usage(output).free
     if free < needed:
-        raise EvicanError(f"{output} has {free / 1e9:.2f} GB free; {needed / 1e9:.2f} GB are needed. Choose fewer --part, "
-                          "or another --output.")  # fmt: skip
+        raise EvicanError(
+            f"{output} has {free / 1e9:.2f} GB free; {needed / 1e9:.2f} GB are needed. Choose fewer --part, or another "
+            "--output."
+        )
 
 
 def _fetch(file: RecordFile, output: Path, server: str) -> None:
@@ -216,12 +222,18 @@ class _Resuming:
         from tqdm import tqdm
 
         wait, size = 1.0, self.file.size
-        with tqdm(total=size, unit="B", unit_scale=True, desc=self.file.name, file=sys.stderr, disable=None) as bar:
+        with tqdm(
+            total=size, unit="B", unit_scale=True, desc=self.file.name, file=sys.stderr, disable=None
+        ) as bar:
             for attempt in range(_TRIES):
                 try:
                     self._continue(url, bar)
                     break
-                except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+                except (
+                    requests.ConnectionError,
+                    requests.Timeout,
+                    requests.exceptions.ChunkedEncodingError,
+                ) as error:
                     if attempt == _TRIES - 1:
                         raise _Unreachable(f"{url} broke off {_TRIES} times") from error
                     time.sleep(wait)
@@ -272,7 +284,9 @@ def _put(output: Path, name: str, keep_archives: bool) -> None:
     try:
         json.loads(source.read_text(encoding="utf-8"))["annotations"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{source} is not an annotation file: {error!r}; delete it and run this again.") from error
+        raise DatasetError(
+            f"{source} is not an annotation file: {error!r}; delete it and run this again."
+        ) from error
     place.parent.mkdir(exist_ok=True)
     os.replace(source, place)
 
@@ -285,7 +299,9 @@ def _by_hand(server: str, output: Path, names: list[str], error: Exception) -> s
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m evican_model.download", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m evican_model.download", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the dataset")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     parser.add_argument("--classes", nargs="+", choices=CLASSES, default=["EVICAN2"], help="EVICAN2: cell and nucleus "
@@ -296,10 +312,19 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         import pooch  # noqa: F401
     except ImportError:
-        print('error: this needs pooch: pip install "evican-model[train]", or pip install pooch.', file=sys.stderr)
+        print(
+            'error: this needs pooch: pip install "evican-model[train]", or pip install pooch.',
+            file=sys.stderr,
+        )
         return 2
     try:
-        download(Path(options.output), options.part, options.classes, options.server.rstrip("/"), options.keep_archives)
+        download(
+            Path(options.output),
+            options.part,
+            options.classes,
+            options.server.rstrip("/"),
+            options.keep_archives,
+        )
     except EvicanError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

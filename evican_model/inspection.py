@@ -1,4 +1,4 @@
-"""The report of ``python -m evican_model.dataset check``: what a dataset holds, how varied it is, what is wrong with it."""
+"""The report of ``python -m evican_model.dataset check``: what a dataset holds, how varied it is, what is wrong."""
 
 from __future__ import annotations
 
@@ -74,8 +74,11 @@ class Report:
         """Yield what the paper's Table 4 compares datasets by: object variation and instrument variation."""
         if self.lines:
             total, largest = sum(self.lines.values()), self.lines.most_common(1)[0]
-            yield (f"  object variation     {len(self.line_images)} cell lines x {len(self.objects)} categories; the largest "
-                   f"line, {largest[0]}, has {largest[1] / total:.0%} of the objects; balance {_balance(self.lines):.2f}")  # fmt: skip
+            yield (
+                f"  object variation     {len(self.line_images)} cell lines x {len(self.objects)} categories; the "
+                f"largest line, {largest[0]}, has {largest[1] / total:.0%} of the objects; "
+                f"balance {_balance(self.lines):.2f}"
+            )
             for line, count in sorted(self.lines.items(), key=lambda pair: (-pair[1], pair[0])):
                 yield f"    {line:<14}{count:>7} objects in {self.line_images[line]} images"
         else:
@@ -116,7 +119,9 @@ def inspect(annotations: str | Path, images: str | Path, read_pixels: bool = Tru
     known = {image["id"] for image in content["images"]}
     for kind in ("images", "annotations", "categories"):
         counts = Counter(entry["id"] for entry in content[kind])
-        report.problems[f"id used more than once among the {kind}"] += [str(i) for i, n in counts.items() if n > 1]
+        report.problems[f"id used more than once among the {kind}"] += [
+            str(i) for i, n in counts.items() if n > 1
+        ]
     report.problems["file listed more than once"] += [
         name for name, n in Counter(image["file_name"] for image in content["images"]).items() if n > 1
     ]
@@ -137,9 +142,9 @@ def _look_at_image(report: Report, image, annotations, folder: Path, read_pixels
     shape, name = (int(image["height"]), int(image["width"])), image["file_name"]
     report.images += 1
     report.blank += not annotations
-    report.partly += not image.get("dense", True) or set(image.get("annotated_classes", categories.values())) < set(
-        categories.values()
-    )
+    report.partly += not image.get("dense", True) or set(
+        image.get("annotated_classes", categories.values())
+    ) < set(categories.values())
     report.sizes.append(shape)
     line = _line_of(image)
     if line:
@@ -234,8 +239,8 @@ def check_command(options) -> int:
     else:
         pairs = [(path, Path(options.images or path.parent))]
     failed = False
-    for annotations, images in pairs:
-        report = inspect(annotations, images)
+    for file, folder in pairs:
+        report = inspect(file, folder)
         print("\n".join(report.lines_of_text()))
         failed |= bool(report.problems)
     return int(failed)

@@ -72,12 +72,19 @@ def find_part(folder: str | Path, name: str, classes: str = "EVICAN2") -> Part:
     """Return one part; an error names those that are there."""
     found = find_parts(folder, classes)
     if name not in found:
-        raise DatasetError(f"{folder} does not hold the part {name!r} of {classes}; there are {', '.join(found)}.")
+        raise DatasetError(
+            f"{folder} does not hold the part {name!r} of {classes}; there are {', '.join(found)}."
+        )
     return found[name]
 
 
 def _image_folder(folder: Path, split: str, annotations: Path) -> Path:
-    candidates = [folder / f"{split}2019", folder / f"EVICAN_{split}2019", folder / "images" / f"{split}2019", folder]
+    candidates = [
+        folder / f"{split}2019",
+        folder / f"EVICAN_{split}2019",
+        folder / "images" / f"{split}2019",
+        folder,
+    ]
     try:
         images = json.loads(annotations.read_text(encoding="utf-8"))["images"]
         first = images[0]["file_name"] if images else ""

@@ -18,7 +18,8 @@ def crosses_itself(points: np.ndarray) -> bool:
 
     Examples
     --------
-    >>> crosses_itself(np.array([[0, 0], [4, 0], [4, 4], [0, 4]])), crosses_itself(np.array([[0, 0], [4, 4], [4, 0], [0, 4]]))
+    >>> square = np.array([[0, 0], [4, 0], [4, 4], [0, 4]])
+    >>> crosses_itself(square), crosses_itself(square[[0, 2, 1, 3]])
     (False, True)
     """
     points = points[(points != np.roll(points, 1, 0)).any(1)]
@@ -36,7 +37,9 @@ def crosses_itself(points: np.ndarray) -> bool:
 
 
 def _turn(a, b, c):
-    return (b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1]) - (b[..., 1] - a[..., 1]) * (c[..., 0] - a[..., 0])
+    return (b[..., 0] - a[..., 0]) * (c[..., 1] - a[..., 1]) - (b[..., 1] - a[..., 1]) * (
+        c[..., 0] - a[..., 0]
+    )
 
 
 def is_rectangle(crop: np.ndarray, smallest: int = 400) -> bool:

@@ -44,7 +44,9 @@ def _draw(sample, categories):
     height, width = sample["image"].shape[:2]
     boxes = np.tile(np.array([0, 0, height, width], np.int32), (len(masks), 1))
     boxes, crops = tighten(boxes, list(masks))
-    truth = Instances((height, width), categories, sample["category_ids"][used], np.ones(len(masks)), boxes, crops)
+    truth = Instances(
+        (height, width), categories, sample["category_ids"][used], np.ones(len(masks)), boxes, crops
+    )
     image = np.clip(sample["image"][..., 0], 0, 255)[..., None]
     # Drawn on nothing, since drawing stretches an image's grey levels.
     outlines = draw_outlines(np.zeros((height, width), np.uint8), truth).astype(np.float32)

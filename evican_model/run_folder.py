@@ -21,7 +21,16 @@ from evican_model.dataset import AnnotatedImage, read_categories, read_dataset
 from evican_model.errors import DatasetError, EvicanError, WeightsError
 from evican_model.layout import find_part, find_parts
 
-__all__ = ["Source", "check_room", "hold_out", "make_folder", "read_run", "record_of", "sources_of", "start_tensors"]
+__all__ = [
+    "Source",
+    "check_room",
+    "hold_out",
+    "make_folder",
+    "read_run",
+    "record_of",
+    "sources_of",
+    "start_tensors",
+]
 
 RUN = "run.json"
 _FEWEST_TO_HOLD_OUT = 5  # with fewer images each is needed for training
@@ -75,7 +84,9 @@ def sources_of(
                            "folder of images, a folder of EVICAN needs none.")  # fmt: skip
     for name, values in (("share", shares), ("licence", licences)):
         if values and len(values) != len(datasets):
-            raise DatasetError(f"{len(values)} --{name} given for {len(datasets)} --dataset; give one for each.")
+            raise DatasetError(
+                f"{len(values)} --{name} given for {len(datasets)} --dataset; give one for each."
+            )
     folders, found = iter(images), []
     for i, dataset in enumerate(datasets):
         share = float(shares[i]) if shares else 1.0
@@ -133,8 +144,8 @@ def network_of(
     if unknown:
         raise WeightsError(
             f"The data have the categories {_some(unknown)}, the weights {start} know {_some(config.categories)}. "
-            f"Rename what means the same (--rename {shlex.quote(unknown[0])}={config.categories[0]}), or train new heads for "
-            "the categories of the data on the weights' backbone (--new-heads)."
+            f"Rename what means the same (--rename {shlex.quote(unknown[0])}={config.categories[0]}), or train new "
+            "heads for the categories of the data on the weights' backbone (--new-heads)."
         )
     return config
 
@@ -183,7 +194,9 @@ def make_folder(output: Path) -> None:
         with tempfile.TemporaryFile(dir=output):
             pass
     except OSError as error:
-        raise EvicanError(f"{output} cannot be written to: {error.strerror}. Give another --output.") from error
+        raise EvicanError(
+            f"{output} cannot be written to: {error.strerror}. Give another --output."
+        ) from error
 
 
 def check_room(output: Path, parameters: int) -> None:
@@ -195,7 +208,9 @@ def check_room(output: Path, parameters: int) -> None:
     needed = parameters * 4 * (4 * 2 + 3) + 50_000_000
     free = shutil.disk_usage(output).free
     if free < needed:
-        raise EvicanError(f"{output} has {free / 1e9:.2f} GB free; the run needs about {needed / 1e9:.2f} GB.")
+        raise EvicanError(
+            f"{output} has {free / 1e9:.2f} GB free; the run needs about {needed / 1e9:.2f} GB."
+        )
 
 
 def record_of(
@@ -238,7 +253,9 @@ def _commit() -> str:
     folder = Path(__file__).resolve().parent
     try:
         head, changes = (
-            subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout
+            subprocess.run(
+                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+            ).stdout
             for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "."])
         )
     except (OSError, subprocess.CalledProcessError):

@@ -24,7 +24,7 @@ from evican_model.run_folder import RUN, Source
 __all__ = ["main", "train"]
 
 _KEPT = ("dataset", "images", "share", "licence", "classes", "weights", "preset", "new_heads", "rename",
-         "validation", "validation_images_folder", "hold_out", "cache")  # fmt: skip
+         "validation", "validation_images", "hold_out", "cache")  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,7 +79,12 @@ def train(options: argparse.Namespace, command: list[str]) -> int:
     run_folder.check_room(output, sum(int(np.prod(v.shape)) for v in trainer.variables.values()))
     if not options.resume:
         kept = {key: getattr(options, key) for key in _KEPT}
-        run = {"options": kept, "training": training.to_dict(), "network": network.to_dict(), "record": record}
+        run = {
+            "options": kept,
+            "training": training.to_dict(),
+            "network": network.to_dict(),
+            "record": record,
+        }
         (output / RUN).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
     complete = trainer.run(options.stop_after)
     best = trainer.output / "best.h5"
@@ -109,7 +114,9 @@ def _folder_and_settings(options) -> tuple[Path, TrainConfig]:
             f"{output} holds a run already; go on with --resume {output}, or name another folder."
         )
     values = dict(PAPER_TRAINING) if options.schedule == "paper" else {}
-    values.update({name: getattr(options, name) for name in _field_names() if getattr(options, name) is not None})
+    values.update(
+        {name: getattr(options, name) for name in _field_names() if getattr(options, name) is not None}
+    )
     return output, TrainConfig.from_dict({**TrainConfig().to_dict(), **values}, "command line")
 
 
@@ -135,10 +142,12 @@ def _read(
     datasets = [source.read(network.categories, rename) for source in sources]
     for source, items in zip(sources, datasets):
         if not any(len(item.truth) for item in items):
-            raise DatasetError(f"{source.annotations} holds no annotation; there is nothing to learn from it.")
+            raise DatasetError(
+                f"{source.annotations} holds no annotation; there is nothing to learn from it."
+            )
     given = []
     if options.validation:
-        given = run_folder.sources_of(options.validation, options.validation_images_folder, [], [], options.classes,
+        given = run_folder.sources_of(options.validation, options.validation_images, [], [], options.classes,
                                       "val")  # fmt: skip
     else:
         there = [run_folder.validation_of(dataset, options.classes) for dataset in options.dataset]
@@ -148,12 +157,14 @@ def _read(
         trained = {item.sha256 for items in datasets for item in items}
         same = [item.path.name for item in validation if item.sha256 in trained]
         if same:
-            raise DatasetError(f"{len(same)} validation images are among those trained on, the first is {same[0]}.")
+            raise DatasetError(
+                f"{len(same)} validation images are among those trained on, the first is {same[0]}."
+            )
     else:
         split = [run_folder.hold_out(items, options.hold_out, training.seed) for items in datasets]
         datasets, validation = [rest for rest, _ in split], [item for _, held in split for item in held]
-    if len(validation) > training.validation_images:
-        places = np.linspace(0, len(validation) - 1, training.validation_images).round().astype(int)
+    if len(validation) > training.validation_limit:
+        places = np.linspace(0, len(validation) - 1, training.validation_limit).round().astype(int)
         validation = [validation[i] for i in places]
     return datasets, validation
 
@@ -200,7 +211,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--classes", choices=["EVICAN2", "EVICAN60"], default="EVICAN2", help="of an EVICAN folder")
     add("--rename", action="append", default=[], metavar="OLD=NEW", help="the network's name of a category")
     add("--validation", action="append", default=[], metavar="JSON|DIR", help="images to measure the AP on")
-    add("--validation-images-folder", action="append", default=[], metavar="DIR", help="images of --validation")
+    add(
+        "--validation-images",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="images of --validation",
+    )
     add("--hold-out", type=float, default=0.1, metavar="SHARE", help="of the images, for validation where none is "
         "given (default: %(default)s; an EVICAN folder brings its own)")  # fmt: skip
     add("--cache", metavar="DIR", help="folder for blurred images (default: in the run folder)")
@@ -215,16 +232,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--preview", action="store_true", help="check everything, save a picture of samples and stop")
     add("--devices", nargs="+", metavar="NAME", help="such as GPU:0 GPU:1 (default: all GPUs, or the CPU)")
     add("--stop-after", type=float, metavar="SECONDS", help="save and stop after this time")
-    settings = parser.add_argument_group("settings", "defaults are those of the schedule quick; paper has its own")
+    settings = parser.add_argument_group(
+        "settings", "defaults are those of the schedule quick; paper has its own"
+    )
     for field in fields(TrainConfig):
-        flag, kind = "--" + field.name.replace("_", "-"), type(field.default)
-        if kind is bool:
+        flag = "--" + field.name.replace("_", "-")
+        if isinstance(field.default, bool):
             settings.add_argument(flag, dest=field.name, action="store_true", default=None, help="switch on")
-            settings.add_argument("--no-" + flag[2:], dest=field.name, action="store_false", help="switch off")
-        elif kind is tuple:
+            settings.add_argument(
+                "--no-" + flag[2:], dest=field.name, action="store_false", help="switch off"
+            )
+        elif isinstance(field.default, tuple):
             settings.add_argument(flag, nargs="*", help=f"default: {' '.join(field.default)}")
         else:
-            settings.add_argument(flag, type=kind, help=f"default: {field.default}")
+            settings.add_argument(flag, type=type(field.default), help=f"default: {field.default}")
     return parser
 
 

@@ -54,10 +54,14 @@ def choose_strategy(devices: list[str] | None = None):
     if cpus and max(cpus) > 0:
         parts = [tf.config.LogicalDeviceConfiguration()] * (max(cpus) + 1)
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
-    there = [device.name.split("device:")[1] for device in tf.config.list_logical_devices() if ":" in device.name]
+    there = [
+        device.name.split("device:")[1] for device in tf.config.list_logical_devices() if ":" in device.name
+    ]
     missing = [device for device in devices or [] if device not in there]
     if missing:
-        raise EvicanError(f"--devices {' '.join(missing)}: not on this computer, which has {', '.join(there)}.")
+        raise EvicanError(
+            f"--devices {' '.join(missing)}: not on this computer, which has {', '.join(there)}."
+        )
     chosen = devices or [device for device in there if device.startswith("GPU")]
     if len(chosen) > 1:
         with without_chatter():
@@ -142,7 +146,9 @@ class Trainer:
         begin, step = time.time(), self.resume()
         last = schedule.stages(self.training)[-1].last
         log = TrainingLog(self.output, step, self.training.batch)
-        progress = tqdm(total=last, initial=step, unit="step", dynamic_ncols=True, file=sys.stderr, disable=None)
+        progress = tqdm(
+            total=last, initial=step, unit="step", dynamic_ncols=True, file=sys.stderr, disable=None
+        )
         try:
             with self._stoppable():
                 for batch in self.source.batches(step, last):
@@ -153,7 +159,11 @@ class Trainer:
                     log.add(step, parts)
                     progress.update()
                     late = stop_after is not None and time.time() - begin > stop_after
-                    if self._after_step(step, step == last, late or self._stop, log, progress) or late or self._stop:
+                    if (
+                        self._after_step(step, step == last, late or self._stop, log, progress)
+                        or late
+                        or self._stop
+                    ):
                         break
         finally:
             progress.close()
@@ -170,7 +180,8 @@ class Trainer:
             share = self.training.batch // self.replicas
             batch = self.strategy.experimental_distribute_values_from_function(
                 lambda context: {
-                    key: value[context.replica_id_in_sync_group * share :][:share] for key, value in batch.items()
+                    key: value[context.replica_id_in_sync_group * share :][:share]
+                    for key, value in batch.items()
                 }
             )
         with contextlib.nullcontext() if self._traced else without_chatter():
@@ -239,7 +250,8 @@ class Trainer:
         tf = start_tensorflow()
         parts = self.strategy.run(self._replica_step, args=(batch,))
         parts = {
-            name: self.strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None) for name, value in parts.items()
+            name: self.strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None)
+            for name, value in parts.items()
         }
         self.step.assign_add(1)
         # A young average would be dominated by the random start: it follows faster at first.
@@ -259,7 +271,9 @@ class Trainer:
             # The released code's weight decay: each tensor's squares by its size, norms left out.
             penalty = [tf.reduce_sum(tf.square(v)) / float(np.prod(v.shape)) for v in self.penalised]
             objective = total + training.weight_decay * tf.add_n(penalty) if penalty else total
-        gradients = tape.gradient(objective, self.learning, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = tape.gradient(
+            objective, self.learning, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         if self.replicas > 1:
             # Clipped must be what one device would clip: the gradient of the whole batch.
@@ -330,7 +344,9 @@ class Trainer:
             with without_chatter():
                 self._checkpoint().restore(str(path.parent / state["checkpoint"])).assert_consumed()
         except (OSError, ValueError, KeyError, AssertionError) as error:
-            raise EvicanError(f"{path.parent} holds no checkpoint that fits this run: {error!r:.300}.") from error
+            raise EvicanError(
+                f"{path.parent} holds no checkpoint that fits this run: {error!r:.300}."
+            ) from error
         return int(self.step.numpy())
 
     def _checkpoint(self):

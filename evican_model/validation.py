@@ -47,10 +47,8 @@ def validate(model, items: Sequence[AnnotatedImage], border: int) -> dict[str, f
     return values
 
 
-def on_annotated(
-    item: AnnotatedImage, found: Instances, border: int
-) -> tuple[AnnotatedImage, Instances]:
-    """Leave out what was found where nothing is outlined: whether it is an object, a partly annotated image cannot tell.
+def on_annotated(item: AnnotatedImage, found: Instances, border: int) -> tuple[AnnotatedImage, Instances]:
+    """Leave out what was found where nothing is outlined: a partly annotated image cannot tell what it is.
 
     Parameters
     ----------

@@ -71,7 +71,9 @@ def test_lines_of_one_object_are_added_up():
 
 
 def test_lines_stay_with_their_objects():
-    grouped = found(("Cell_HeLa", 0.5, 0), ("Cell_MCF-7", 0.9, 50), ("Nucleus_HeLa", 0.7, 100)).grouped_by_kind()
+    grouped = found(
+        ("Cell_HeLa", 0.5, 0), ("Cell_MCF-7", 0.9, 50), ("Nucleus_HeLa", 0.7, 100)
+    ).grouped_by_kind()
     assert grouped.lines() == ["MCF-7", "HeLa", "HeLa"]
     assert grouped.select(np.array([2, 0])).lines() == ["HeLa", "MCF-7"]
     assert grouped.without_overlaps().lines("Cell") == ["MCF-7", "HeLa"]

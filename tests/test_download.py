@@ -122,9 +122,14 @@ def run(server, output, *arguments):
 def test_what_is_downloaded_can_be_read(tmp_path, server, capsys):
     assert run(server, tmp_path / "EVICAN") == 0
     part = find_parts(tmp_path / "EVICAN")["val"]
-    items = read_dataset(part.annotations, part.images, ("Cell", "Nucleus"), partly_annotated=part.partly_annotated)
+    items = read_dataset(
+        part.annotations, part.images, ("Cell", "Nucleus"), partly_annotated=part.partly_annotated
+    )
     assert [len(item.truth) for item in items] == [1, 0]
-    assert [item.dense for item in items] == [False, True]  # the blank image holds nothing that is not outlined
+    assert [item.dense for item in items] == [
+        False,
+        True,
+    ]  # the blank image holds nothing that is not outlined
     assert items[0].grey_levels().shape == (40, 60)
     assert sorted(p.name for p in (tmp_path / "EVICAN").iterdir()) == ["annotations", "val2019"]
     assert "EVICAN_val2019_masks.zip" not in [name for name, _ in server.requests]
@@ -184,7 +189,9 @@ def test_offline_it_says_in_a_sentence_what_to_fetch_by_hand(tmp_path, server, c
 
 
 def test_too_little_room_is_noticed_before_anything_is_fetched(tmp_path, server, capsys, monkeypatch):
-    monkeypatch.setattr(download_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(
+        download_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})()
+    )
     assert run(server, tmp_path) == 2
     assert "GB are needed" in capsys.readouterr().err and not server.requests
 
