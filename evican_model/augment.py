@@ -24,7 +24,14 @@ _TINY = 12  # pixels of a cut or shrunk object below which it can no longer be r
 
 
 def natural_scale(item: AnnotatedImage, network: NetworkConfig) -> float:
-    """Factor that brings the image's median object to the network's typical diameter (1 if it has none)."""
+    """Factor by which detection scales the image.
+
+    To objects of the network's typical diameter, by the median object (1 if it has none); or, for networks that scale
+    whole images (``image_scale`` "square"), to the shortest side they want, within the square.
+    """
+    if network.image_scale == "square":
+        short, long = min(item.shape), max(item.shape)
+        return min(max(1.0, network.shortest_side / short), network.tile / long)
     factors = []
     kinds = [kind_of(name) for name in item.truth.categories]
     areas = item.truth.areas()
@@ -65,7 +72,7 @@ def make_sample(
     known = _known_map(item, masks, category_ids, lost, inside, network, training, scale)
     if training.copy_paste and masks and rng.random() < 0.3:
         image, masks, category_ids = paste_copies(image, inside, masks, category_ids, rng, training.instances)
-    image = np.where(inside, vary_light(image, rng, training), GREY)
+    image = np.where(inside, vary_light(image, rng, training), network.padding)
     image, masks, known = _turn(image, masks, known, rng, training)
 
     count = len(masks)

@@ -39,9 +39,11 @@ class AnnotatedImage:
     dense: bool  # whether all objects of those categories are
     sha256: str
 
-    def grey_levels(self) -> np.ndarray:
-        """Read the image, stretched to uint8 [height, width]."""
-        levels = normalise(to_grey(read_image(self.path)))
+    def grey_levels(self, stretch: bool = True) -> np.ndarray:
+        """Read the image as uint8 [height, width], stretched to its own range or, if it has 8 bits, as it is stored."""
+        pixels = read_image(self.path)
+        grey = to_grey(pixels)
+        levels = normalise(grey) if stretch or pixels.dtype != np.uint8 else grey.astype(np.float32)
         if levels.shape != self.shape:
             raise DatasetError(f"{self.path} is {levels.shape[1]} x {levels.shape[0]} pixels; its annotations say "
                                f"{self.shape[1]} x {self.shape[0]}.")  # fmt: skip
