@@ -15,7 +15,7 @@ from evican_model.categories import CELL, NUCLEUS, kind_of
 from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.copy_paste import paste_copies
 from evican_model.dataset import AnnotatedImage
-from evican_model.scaling import GREY, resize
+from evican_model.scaling import GREY, resize, square_scale
 
 __all__ = ["blank_sample", "make_sample", "natural_scale", "vary_light"]
 
@@ -30,8 +30,7 @@ def natural_scale(item: AnnotatedImage, network: NetworkConfig) -> float:
     whole images (``image_scale`` "square"), to the shortest side they want, within the square.
     """
     if network.image_scale == "square":
-        short, long = min(item.shape), max(item.shape)
-        return min(max(1.0, network.shortest_side / short), network.tile / long)
+        return square_scale(item.shape, network)
     factors = []
     kinds = [kind_of(name) for name in item.truth.categories]
     areas = item.truth.areas()

@@ -16,10 +16,11 @@ from typing import Any, Mapping
 import numpy as np
 
 from evican_model.categories import kind_of, line_of
+from evican_model.config import NetworkConfig
 from evican_model.errors import DatasetError, EvicanError
 from evican_model.images import read_image
 from evican_model.instances import Instances
-from evican_model.scaling import normalise, to_grey
+from evican_model.scaling import grey_levels
 from evican_model.weights import sha256_of
 
 __all__ = ["AnnotatedImage", "main", "outline", "read_categories", "read_coco", "read_dataset"]
@@ -39,11 +40,9 @@ class AnnotatedImage:
     dense: bool  # whether all objects of those categories are
     sha256: str
 
-    def grey_levels(self, stretch: bool = True) -> np.ndarray:
-        """Read the image as uint8 [height, width], stretched to its own range or, if it has 8 bits, as it is stored."""
-        pixels = read_image(self.path)
-        grey = to_grey(pixels)
-        levels = normalise(grey) if stretch or pixels.dtype != np.uint8 else grey.astype(np.float32)
+    def grey_levels(self, network: NetworkConfig | None = None) -> np.ndarray:
+        """Read the image as a network is to see it (by default one that wants it stretched): uint8 [height, width]."""
+        levels = grey_levels(read_image(self.path), network or NetworkConfig())
         if levels.shape != self.shape:
             raise DatasetError(f"{self.path} is {levels.shape[1]} x {levels.shape[0]} pixels; its annotations say "
                                f"{self.shape[1]} x {self.shape[0]}.")  # fmt: skip

@@ -160,7 +160,7 @@ def start_tensors(start: str | None, network: NetworkConfig) -> dict[str, np.nda
 
     start_tensorflow()
     shapes = {name: tuple(v.shape) for name, v in MaskRCNN(info.config).named_variables().items()}
-    tensors = weights_file.read_tensors(info.path, shapes)
+    tensors = info.read(shapes)
     if info.config.categories == network.categories:
         return tensors
     heads = ("rpn_", "box_", "class_", "mask_", "mrcnn_")

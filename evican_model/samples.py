@@ -119,7 +119,7 @@ class SampleSource:
             if key in self._levels:
                 self._levels.move_to_end(key)
                 return item, self._levels[key]
-        levels = item.grey_levels(self.network.stretch)
+        levels = item.grey_levels(self.network)
         # An image whose every category is completely outlined has nothing to blur, nor has a blank one.
         complete = item.dense and item.annotated >= set(self.network.categories)
         if self.training.unlabelled == "blur" and not complete and self.cache is not None:

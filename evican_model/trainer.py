@@ -106,22 +106,17 @@ class Trainer:
             raise EvicanError(f"A batch of {training.batch} cannot be shared by {self.replicas} devices; give a "
                               f"multiple of {self.replicas} with --batch.")  # fmt: skip
         tf.keras.utils.set_random_seed(training.seed)
-        policy = "mixed_bfloat16" if training.precision == "bfloat16" else "float32"
-        tf.keras.mixed_precision.set_global_policy(policy)
-        try:
-            with self.strategy.scope():
-                self.network = MaskRCNN(network)
-                self.variables = self.network.named_variables()
-                for name, tensor in (tensors or {}).items():
-                    self.variables[name].assign(tensor)
-                trainable = {id(v) for part in self.network.parts for v in part.trainable_variables}
-                self.trainable = {name: v for name, v in self.variables.items() if id(v) in trainable}
-                self.average = {}
-                if training.average_decay > 0:
-                    self.average = {n: tf.Variable(v, trainable=False) for n, v in self.trainable.items()}
-                self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        finally:
-            tf.keras.mixed_precision.set_global_policy("float32")
+        with self.strategy.scope():
+            self.network = MaskRCNN(network, training.precision)
+            self.variables = self.network.named_variables()
+            for name, tensor in (tensors or {}).items():
+                self.variables[name].assign(tensor)
+            trainable = {id(v) for part in self.network.parts for v in part.trainable_variables}
+            self.trainable = {name: v for name, v in self.variables.items() if id(v) in trainable}
+            self.average = {}
+            if training.average_decay > 0:
+                self.average = {n: tf.Variable(v, trainable=False) for n, v in self.trainable.items()}
+            self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.state: dict[str, Any] = {"best": -1.0, "best_step": 0, "validated": 0}
         self._stop = self._validated = self._traced = False
         self._enter_stage(0)

@@ -11,6 +11,7 @@ from scipy import ndimage
 from evican_model.dataset import AnnotatedImage
 from evican_model.errors import DatasetError
 from evican_model.evaluate import average_precision
+from evican_model.images import read_image
 from evican_model.instances import Instances
 
 __all__ = ["on_annotated", "validate"]
@@ -35,7 +36,7 @@ def validate(model, items: Sequence[AnnotatedImage], border: int) -> dict[str, f
     """
     pairs = []
     for item in items:
-        found = model.detect(item.grey_levels())
+        found = model.detect(read_image(item.path))
         pairs.append((item, found) if item.dense else on_annotated(item, found, border))
     rows = {name: average_precision(pairs, name) for name in model.config.categories}
     rows = {name: row for name, row in rows.items() if row["objects"]}
