@@ -60,7 +60,7 @@ def paste_copies(
         place = _free_place(ndimage.binary_dilation(moved[0], iterations=2), taken, inside, rng)
         if place is None:
             continue
-        image[place] = _blend(image[place], patch, moved[0])
+        image[place] = _blend(image[place], patch, moved[0], taken[place])
         for i, mask in zip(group, moved):
             whole = np.zeros_like(taken)
             whole[place] = mask
@@ -110,10 +110,10 @@ def _free_place(mask, taken, inside, rng):
     return None
 
 
-def _blend(there, patch, mask):
-    """Put the object over what is there, at the grey level of its new surroundings."""
+def _blend(there, patch, mask, taken):
+    """Put the object over what is there, at the grey level of its new surroundings; other objects stay as they are."""
     ring = ~ndimage.binary_dilation(mask, iterations=2)
     shift = np.median(there[ring]) - np.median(patch[ring]) if ring.any() else 0.0
     weight = ndimage.gaussian_filter(ndimage.binary_dilation(mask, iterations=2).astype(np.float32), 1.2)
-    weight = np.maximum(weight, mask)
+    weight = np.where(taken, np.float32(0), np.maximum(weight, mask))
     return np.clip(there + weight * (patch + np.float32(shift) - there), 0, 255)

@@ -337,7 +337,7 @@ class Trainer:
             if state["stage"] != self.stage:
                 self._enter_stage(state["stage"])
             with without_chatter():
-                self._checkpoint().restore(str(path.parent / state["checkpoint"])).assert_consumed()
+                self._checkpoint().read(str(path.parent / state["checkpoint"])).assert_consumed()
         except (OSError, ValueError, KeyError, AssertionError) as error:
             raise EvicanError(
                 f"{path.parent} holds no checkpoint that fits this run: {error!r:.300}."
