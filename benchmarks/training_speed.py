@@ -151,8 +151,8 @@ def print_tables(found: dict, options) -> None:
     load = f"{os.getloadavg()[1]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     version = next(iter(found.values()))["tensorflow"]
     print("# Speed of training\n")
-    print(f"`python benchmarks/training_speed.py`; {os.cpu_count()} cores {platform.machine()}, {platform.system()}, "
-          f"Python {platform.python_version()}, TensorFlow {version}, commit {commit.strip()}; five-minute load "
+    where = f"{os.cpu_count()} cores {platform.machine()}, {platform.system()}, Python {platform.python_version()}"
+    print(f"`python benchmarks/training_speed.py`; {where}, TensorFlow {version}, commit {commit.strip()}; five-minute load "
           f"average at the end: {load}; median of {options.repeats} steps after one that is not counted.\n")  # fmt: skip
     print("| network | crop | batch | s a step | CPU s a step | images a second | images a CPU second | peak GB "
           "| s for the first step | s a sample |")  # fmt: skip
