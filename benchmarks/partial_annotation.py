@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument(
         "--val", type=int, default=32, metavar="N", help="validation images of a set, at most"
     )
@@ -110,9 +111,9 @@ def main() -> None:
         places = np.linspace(0, len(items) - 1, min(options.val, len(items))).round().astype(int)
         sets.append((read_dataset(train, images, categories), [items[i] for i in places]))
         options.names.append(Path(train).parent.name)
-    results: dict = {way: [] for way in WAYS}
+    results: dict = {way: [] for way in options.ways}
     for seed in range(options.seeds):
-        for way in WAYS:
+        for way in options.ways:
             results[way].append(run(way, seed, sets, network, options))
             print(way, seed, json.dumps(results[way][-1]["sets"]), file=sys.stderr)
     print_table(results, sets, options)
@@ -137,10 +138,10 @@ def print_table(results: dict, sets, options) -> None:
         kept = sum(len(item.truth) for item in thinned(train, options.share, 0))
         print(f"| {name} | {len(train)} | {sum(len(i.truth) for i in train)} | {kept} | {len(val)} |")
     print("\nMask AP50 and AP on validation images, pooled COCO, cap 1000; mean of the seeds (each seed).\n")
-    columns = list(results[WAYS[0]][0]["sets"])
+    columns = list(results[options.ways[0]][0]["sets"])
     print("| way | " + " | ".join(f"{c}: AP50 | AP" for c in columns) + " | CPU s a run |")
     print("| --- " * (2 + 2 * len(columns)) + "|")
-    for way in WAYS:
+    for way in options.ways:
         cells = []
         for column in columns:
             for key in ("AP50", "AP"):

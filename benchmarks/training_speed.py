@@ -152,8 +152,9 @@ def print_tables(found: dict, options) -> None:
     version = next(iter(found.values()))["tensorflow"]
     print("# Speed of training\n")
     where = f"{os.cpu_count()} cores {platform.machine()}, {platform.system()}, Python {platform.python_version()}"
-    print(f"`python benchmarks/training_speed.py`; {where}, TensorFlow {version}, commit {commit.strip()}; five-minute load "
-          f"average at the end: {load}; median of {options.repeats} steps after one that is not counted.\n")  # fmt: skip
+    where += f", TensorFlow {version}, commit {commit.strip()}"
+    print(f"`python benchmarks/training_speed.py`; {where}; five-minute load average at the end: {load}; median of "
+          f"{options.repeats} steps after one that is not counted.\n")  # fmt: skip
     print("| network | crop | batch | s a step | CPU s a step | images a second | images a CPU second | peak GB "
           "| s for the first step | s a sample |")  # fmt: skip
     print("| --- " * 10 + "|")
