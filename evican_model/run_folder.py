@@ -23,7 +23,9 @@ from evican_model.layout import find_part, find_parts
 
 __all__ = [
     "Source",
+    "absolute",
     "check_room",
+    "check_same_images",
     "hold_out",
     "make_folder",
     "read_run",
@@ -150,9 +152,14 @@ def network_of(
     return config
 
 
-def start_tensors(start: str | None, network: NetworkConfig) -> dict[str, np.ndarray]:
-    """Return the tensors to start from: all of the weights, or those of their backbone and pyramid for new heads."""
-    if start is None:
+def start_tensors(
+    start: str | None, network: NetworkConfig, output: Path | None = None
+) -> dict[str, np.ndarray]:
+    """Return the tensors to start from: all of the weights, or those of their backbone and pyramid for new heads.
+
+    None are needed where a run folder, `output`, holds a checkpoint: the weights may be gone by then.
+    """
+    if start is None or (output is not None and (output / "checkpoint" / "state.json").exists()):
         return {}
     info = weights_file.check(start)
     from evican_model.network import MaskRCNN
@@ -238,7 +245,7 @@ def read_run(output: Path) -> dict[str, Any]:
     path = output / RUN
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
-        missing = [key for key in ("options", "training", "network", "record") if key not in run]
+        missing = [key for key in ("options", "start", "training", "network", "record") if key not in run]
     except (OSError, ValueError, TypeError) as error:
         raise EvicanError(
             f"{path} cannot be read ({error}); --resume needs the folder of an earlier run."
@@ -246,6 +253,29 @@ def read_run(output: Path) -> dict[str, Any]:
     if missing:
         raise EvicanError(f"{path} lacks {missing}; it was made by another version and cannot be resumed.")
     return run
+
+
+def check_same_images(
+    record: dict[str, Any], datasets: Sequence[Sequence[AnnotatedImage]], output: Path
+) -> None:
+    """Refuse to resume a run on other images than it was started with."""
+    before = [dataset["sha256"] for dataset in record["datasets"]]
+    now = [[item.sha256 for item in items] for items in datasets]
+    if before != now:
+        changed = len({d for each in before for d in each} ^ {d for each in now for d in each})
+        raise DatasetError(
+            f"The images of {output} are not those it was started with ({changed} differ, or their order does); put "
+            "them back, or start a new run from its last.h5."
+        )
+
+
+def absolute(value: Any) -> Any:
+    """Return options with paths that hold from any folder; what is no path stays as it is."""
+    if isinstance(value, list):
+        return [absolute(one) for one in value]
+    if isinstance(value, str) and value and Path(value).exists():
+        return str(Path(value).resolve())
+    return value
 
 
 def _commit() -> str:

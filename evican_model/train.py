@@ -49,10 +49,16 @@ def train(options: argparse.Namespace, command: list[str]) -> int:
     sources = run_folder.sources_of(
         options.dataset, options.images, options.share, options.licence, options.classes
     )
-    start = _start_of(options)
-    categories = [name for source in sources for name in source.categories(rename)]
-    network = run_folder.network_of(start, options.preset, categories, options.new_heads)
+    run = run_folder.read_run(output) if options.resume else {}
+    if run:  # its weights are in the checkpoint, or in last.h5 before the first
+        start, network = None, NetworkConfig.from_dict(run["network"], output / RUN)
+    else:
+        start = _start_of(options)
+        categories = [name for source in sources for name in source.categories(rename)]
+        network = run_folder.network_of(start, options.preset, categories, options.new_heads)
     datasets, validation = _read(options, sources, network, training, rename)
+    if run:
+        run_folder.check_same_images(run["record"], datasets, output)
     run_folder.make_folder(output)
     _say(sources, datasets, validation, network, start)
 
@@ -70,17 +76,14 @@ def train(options: argparse.Namespace, command: list[str]) -> int:
     from evican_model.trainer import Trainer, choose_strategy
 
     strategy = choose_strategy(options.devices)
-    tensors = run_folder.start_tensors(start, network)
-    if options.resume:
-        record = run_folder.read_run(output)["record"]
-    else:
-        record = run_folder.record_of(sources, datasets, start, validation, command)
+    record = run.get("record") or run_folder.record_of(sources, datasets, start, validation, command)
+    tensors = run_folder.start_tensors(run["start"] if run else start, network, output)
     trainer = Trainer(network, training, source, output, record, tensors, validation, strategy)
     run_folder.check_room(output, sum(int(np.prod(v.shape)) for v in trainer.variables.values()))
     if not options.resume:
-        kept = {key: getattr(options, key) for key in _KEPT}
         run = {
-            "options": kept,
+            "options": {key: run_folder.absolute(getattr(options, key)) for key in _KEPT},
+            "start": run_folder.absolute(start),
             "training": training.to_dict(),
             "network": network.to_dict(),
             "record": record,

@@ -141,9 +141,9 @@ class Trainer:
         begin, step = time.time(), self.resume()
         last = schedule.stages(self.training)[-1].last
         log = TrainingLog(self.output, step, self.training.batch)
-        progress = tqdm(
-            total=last, initial=step, unit="step", dynamic_ncols=True, file=sys.stderr, disable=None
-        )
+        images = self.training.batch  # the bar counts in them, so it shows images a second, and the time left
+        progress = tqdm(total=last * images, initial=step * images, unit="image", dynamic_ncols=True,
+                        file=sys.stderr, disable=None)  # fmt: skip
         try:
             with self._stoppable():
                 for batch in self.source.batches(step, last):
@@ -152,7 +152,7 @@ class Trainer:
                     parts = self.train_step(batch)
                     step += 1
                     log.add(step, parts)
-                    progress.update()
+                    progress.update(images)
                     late = stop_after is not None and time.time() - begin > stop_after
                     if (
                         self._after_step(step, step == last, late or self._stop, log, progress)
@@ -188,7 +188,9 @@ class Trainer:
         """Log, validate and save when it is time; return whether to stop early."""
         training = self.training
         if step % 10 == 0:
-            progress.set_postfix_str(" ".join(f"{k} {v:.2f}" for k, v in log.rows[-1].items()), refresh=False)
+            parts = " ".join(f"{name} {value:.2f}" for name, value in log.rows[-1].items())
+            rate = schedule.learning_rate(step - 1, training)
+            progress.set_postfix_str(f"step {step} {parts} rate {rate:.1e}", refresh=False)
         validate = bool(self.validation) and (final or step % training.validate_every == 0)
         save = validate or final or stopping or step % training.save_every == 0
         if step % 50 == 0 or save:

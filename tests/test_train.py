@@ -21,6 +21,7 @@ from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.dataset import read_dataset
 from evican_model.samples import SampleSource
 from evican_model.train import main
+from evican_model.trainer import Trainer
 from evican_model.validation import on_annotated
 
 DATA = Path(__file__).parent / "data"
@@ -259,6 +260,35 @@ def test_a_preview_needs_no_training(tmp_path):
     with Image.open(tmp_path / "run" / "preview.png") as image:
         assert image.size == (4 * 132 - 4, 3 * 132 - 4)
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_training_stops_when_it_gets_no_better():
+    trainer = Trainer.__new__(Trainer)
+    trainer.training, written = TrainConfig(patience=2), []
+    trainer.state = {"best": -1.0, "best_step": 0, "validated": 0}
+    trainer._write_weights = lambda name, step: written.append((name, step))
+    stalled = []
+    for step, ap in ((10, 0.2), (20, 0.1), (30, 0.3), (40, 0.3), (50, 0.2)):
+        trainer._note(step, ap)
+        stalled.append(trainer._has_stalled())
+    assert written == [("best.h5", 10), ("best.h5", 30)] and trainer.state["best_step"] == 30
+    assert stalled == [False, False, False, False, True]
+    trainer.training = TrainConfig(patience=0)
+    assert not trainer._has_stalled()
+
+
+def test_a_run_is_not_resumed_on_other_images(tmp_path):
+    items = read_dataset(ANNOTATIONS, DATA, NetworkConfig().categories)
+    record = {"datasets": [{"sha256": [item.sha256 for item in items]}]}
+    run_folder.check_same_images(record, [items], tmp_path)
+    with pytest.raises(evican_model.DatasetError, match="1 differ"):
+        run_folder.check_same_images(record, [items[:1]], tmp_path)
+
+
+def test_a_run_can_be_resumed_from_any_folder(monkeypatch):
+    monkeypatch.chdir(DATA)
+    kept = run_folder.absolute(["evican_sample.json", "bundled", "CC BY 4.0"])
+    assert kept == [str(ANNOTATIONS.resolve()), "bundled", "CC BY 4.0"]
 
 
 def test_a_run_is_never_overwritten(tmp_path, capsys):
