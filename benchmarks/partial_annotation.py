@@ -8,8 +8,10 @@ Of every training image 30 % of the outlines are kept, drawn at random; the rest
 see the same windows of the same images in the same order, start from the same weights and take the same steps. They
 differ in what becomes of the hidden objects: ``background``, ``blur`` (the paper's) or ``ignore`` (loss masking).
 ``all`` has every outline, to show what the hidden ones are worth. AP is that of completely outlined validation images.
+It asks only whether the better finds come first; what a user gets at the working confidence of 0.5 or 0.7 is told by
+recall and precision there (IoU 0.5).
 
-A run that is there already (its ``result.json``) is not done again, so the table can be printed from what is there.
+A run that is there already (its ``result.json``) is neither done nor judged again: a table is printed from it.
 """
 
 from __future__ import annotations
@@ -25,13 +27,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from confidence import hits  # the benchmark beside this one
 
 from evican_model.augment import natural_scale
 from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.dataset import AnnotatedImage, read_categories, read_dataset
+from evican_model.evaluate import average_precision
+from evican_model.model import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 WAYS = ("background", "blur", "ignore", "all")
+CONFIDENCES = (0.5, 0.7)
 
 
 def thinned(items: list[AnnotatedImage], share: float, seed: int) -> list[AnnotatedImage]:
@@ -46,40 +52,62 @@ def thinned(items: list[AnnotatedImage], share: float, seed: int) -> list[Annota
 
 
 def run(way: str, seed: int, sets, network: NetworkConfig, options) -> dict:
-    """Train one way and return its figures."""
-    from evican_model.evaluate import average_precision
-    from evican_model.model import load_model
+    """Train and judge one way; return its figures."""
+    output = Path(options.output) / f"{way}-{seed}"
+    result = output / "result.json"
+    figures = (
+        json.loads(result.read_text())
+        if result.exists()
+        else train(way, seed, sets, network, output, options)
+    )
+    if "found" not in figures:
+        judge(figures, load_model(output / "last.h5"), sets, network, options)
+        result.write_text(json.dumps(figures, indent=1))
+    return figures
+
+
+def train(way: str, seed: int, sets, network: NetworkConfig, output: Path, options) -> dict:
+    """Train one way; return how long it took."""
     from evican_model.run_folder import start_tensors
     from evican_model.samples import SampleSource
     from evican_model.trainer import Trainer
 
-    output = Path(options.output) / f"{way}-{seed}"
-    result = output / "result.json"
-    if result.exists():
-        return json.loads(result.read_text())
     output.mkdir(parents=True, exist_ok=True)
     training = TrainConfig(
         steps=options.steps, batch=2, crop=options.crop, seed=seed, average_decay=0.98, warmup_steps=50, rois=64,
         save_every=options.steps, unlabelled="ignore" if way == "all" else way, instances=60, copy_paste=False,
     )  # fmt: skip
-    datasets = [train if way == "all" else thinned(train, options.share, 0) for train, _ in sets]
+    datasets = [items if way == "all" else thinned(items, options.share, 0) for items, _ in sets]
     # The scale of an image is a fact about it, not about what was hidden.
     source = SampleSource(
         datasets, [1.0] * len(datasets), network, training, Path(options.output) / "blurred"
     )
-    source.scales = [[natural_scale(item, network) for item in train] for train, _ in sets]
+    source.scales = [[natural_scale(item, network) for item in items] for items, _ in sets]
     begin, cpu = time.time(), time.process_time()
     Trainer(network, training, source, output, {}, start_tensors(options.weights, network)).run()
-    figures: dict = {"seconds": time.time() - begin, "cpu_seconds": time.process_time() - cpu, "sets": {}}
-    model = load_model(output / "last.h5")
-    for (train, val), name in zip(sets, options.names):
+    return {"seconds": time.time() - begin, "cpu_seconds": time.process_time() - cpu}
+
+
+def judge(figures: dict, model, sets, network: NetworkConfig, options) -> None:
+    """Add AP, and recall and precision at two confidences, of each set and category."""
+    figures.update(sets={}, found={})
+    for (items, val), name in zip(sets, options.names):
         # One scale a set: a young network measures objects badly, and that is not the question here.
-        diameter = network.cell_diameter / float(np.median([natural_scale(item, network) for item in train]))
+        diameter = network.cell_diameter / float(np.median([natural_scale(item, network) for item in items]))
         pairs = [(item, model.detect(item.grey_levels(), cell_diameter=diameter)) for item in val]
         for category in sorted({c for item in val for c in item.annotated}):
-            figures["sets"][f"{name}, {category}"] = average_precision(pairs, category)
-    result.write_text(json.dumps(figures, indent=1))
-    return figures
+            column = f"{name}, {category}"
+            figures["sets"][column] = average_precision(pairs, category)
+            figures["found"][column] = {}
+            for least in CONFIDENCES:
+                counts = np.zeros(3)
+                for item, found in pairs:
+                    kept = model.resolve(found, confidence=least).of(category)
+                    counts += hits(item.truth.of(category), kept), len(kept), item.truth.count(category)
+                figures["found"][column][str(least)] = [
+                    counts[0] / max(1, counts[2]),
+                    counts[0] / max(1, counts[1]),
+                ]
 
 
 def main() -> None:
@@ -149,6 +177,18 @@ def print_table(results: dict, sets, options) -> None:
                 cells.append(f"{np.mean(values):.3f} ({', '.join(f'{v:.3f}' for v in values)})")
         cpu = np.mean([figures["cpu_seconds"] for figures in results[way]])
         print(f"| {way} | " + " | ".join(cells) + f" | {cpu:.0f} |")
+    print("\nRecall / precision of `Model.segment` at IoU 0.5, mean of the seeds.\n")
+    print(
+        "| way | " + " | ".join(f"{c}, confidence {least}" for c in columns for least in CONFIDENCES) + " |"
+    )
+    print("| --- " * (1 + len(columns) * len(CONFIDENCES)) + "|")
+    for way in options.ways:
+        cells = []
+        for column in columns:
+            for least in CONFIDENCES:
+                values = np.mean([figures["found"][column][str(least)] for figures in results[way]], 0)
+                cells.append(f"{values[0]:.3f} / {values[1]:.3f}")
+        print(f"| {way} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":
