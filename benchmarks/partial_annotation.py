@@ -156,7 +156,7 @@ def print_table(results: dict, sets, options) -> None:
     ).stdout
     print("# What to do with objects that nobody outlined: three ways at equal compute\n")
     print(f"`python benchmarks/partial_annotation.py`; {options.share:.0%} of the outlines kept, {options.steps} steps "
-          f"of 2 crops of {options.crop} pixels, {options.seeds} seeds; start: {Path(options.weights).name}; "
+          f"of 2 crops of {options.crop} pixels, {options.seeds} seed(s); start: {Path(options.weights).name}; "
           f"{os.cpu_count()} cores {platform.machine()}, Python {platform.python_version()}, TensorFlow "
           f"{tf.__version__}, commit {commit.strip()}.\n")  # fmt: skip
     print(

@@ -37,8 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        output = options.resume or options.output
-        print(f"stopped; go on with: python -m evican_model.train --resume {output}", file=sys.stderr)
+        output = Path(options.resume or options.output)
+        if (output / RUN).exists():
+            print(f"stopped; go on with: python -m evican_model.train --resume {output}", file=sys.stderr)
+        else:
+            print("stopped before the first step", file=sys.stderr)
         return 130
 
 

@@ -100,10 +100,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     run = tmp_path / "run"
     arguments = small_run(run, "--steps", 100000, "--save-every", 100000)
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if "samples to look at" in line:
-            break
-    time.sleep(5)  # the network is being built, or steps are being made
+    give_up = time.time() + 300
+    while not (run / "run.json").exists() and time.time() < give_up:
+        assert process.poll() is None, "training ended before its first step"
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     rest = process.communicate(timeout=300)[1]
     assert process.returncode == 130 and f"--resume {run}" in rest
