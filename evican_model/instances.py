@@ -6,11 +6,12 @@ Work on pairs (overlap, duplicates, parents) looks only at the masks of pairs wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 
+from evican_model.categories import CELL, NUCLEUS, are_lines, kind_of, line_of
 from evican_model.errors import EvicanError
 from evican_model.masks import box_pairs, common, paste_masks, shared_areas, solid_piece, tighten
 
@@ -35,6 +36,10 @@ class Instances:
         ``y1, x1, y2, x2`` in pixels, half open, inside the image, tight around the mask.
     crops : sequence of bool arrays
         The mask of object ``i`` inside its box, of shape ``(y2 - y1, x2 - x1)``.
+    all_lines : sequence of str
+        The cell line of each object, from networks that tell lines apart (`grouped_by_kind`); else empty.
+    all_line_scores : float [N]
+        How sure the network is of the line, 0 to 1, given that the object is one; else empty.
 
     Raises
     ------
@@ -57,6 +62,8 @@ class Instances:
     all_scores: np.ndarray
     all_boxes: np.ndarray
     crops: tuple[np.ndarray, ...]
+    all_lines: tuple[str, ...] = ()
+    all_line_scores: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
     def __post_init__(self) -> None:
         """Bring the fields to their types and check that they fit together."""
@@ -68,6 +75,8 @@ class Instances:
             "all_scores": np.asarray(self.all_scores, np.float32),
             "all_boxes": np.asarray(self.all_boxes, np.int32) if n else np.zeros((0, 4), np.int32),
             "crops": tuple(self.crops),
+            "all_lines": tuple(self.all_lines),
+            "all_line_scores": np.asarray(self.all_line_scores, np.float32),
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -77,6 +86,8 @@ class Instances:
             actual = getattr(self, name).shape
             if actual != expected:
                 raise EvicanError(f"{n} masks need {name} of shape {expected}, not {actual}")
+        if (len(self.all_lines), *self.all_line_scores.shape) not in ((0, 0), (n, n)):
+            raise EvicanError(f"{n} masks need {n} lines and line scores, or none of both")
         if n == 0:
             return
         if self.category_ids.min() < 1 or self.category_ids.max() > len(self.categories):
@@ -122,6 +133,8 @@ class Instances:
             np.concatenate([part.all_scores for part in parts]),
             np.concatenate([part.all_boxes for part in parts]),
             tuple(crop for part in parts for crop in part.crops),
+            tuple(line for part in parts for line in part.all_lines),
+            np.concatenate([part.all_line_scores for part in parts]),
         )
 
     def select(self, keep: np.ndarray) -> Instances:
@@ -136,6 +149,7 @@ class Instances:
             all_scores=self.all_scores[index],
             all_boxes=self.all_boxes[index],
             crops=tuple(self.crops[i] for i in index.tolist()),
+            **self._lines_of(index),
         )
 
     def of(self, category: str) -> Instances:
@@ -159,6 +173,15 @@ class Instances:
     def scores(self, category: str | None = None) -> np.ndarray:
         """Return scores, float32 [n], of one category or of all objects."""
         return self.all_scores[self._index(category)]
+
+    def lines(self, category: str | None = None) -> list[str]:
+        """Return the cell lines [n] of one category or of all objects; "" where the network tells none."""
+        return [self.all_lines[i] if self.all_lines else "" for i in self._index(category)]
+
+    def line_scores(self, category: str | None = None) -> np.ndarray:
+        """Return how sure the network is of each line, float32 [n]; NaN where it tells none."""
+        index = self._index(category)
+        return self.all_line_scores[index] if self.all_lines else np.full(len(index), np.nan, np.float32)
 
     def boxes(self, category: str | None = None) -> np.ndarray:
         """Return boxes ``y1, x1, y2, x2``, int32 [n, 4], of one category or of all objects."""
@@ -254,6 +277,46 @@ class Instances:
                 kept[j] = False
         return self.select(kept)
 
+    def grouped_by_kind(self, iou: float = 0.5) -> Instances:
+        """Turn the cells and nuclei of several cell lines into cells and nuclei, each with its line and score.
+
+        A network of many lines finds an object once for each line that it may be of. These are one object: of kind
+        ``Cell`` or ``Nucleus``, with the mask and line of the best of them. Its score is their sum, at most 1, as it
+        is sure to be an object of that kind even where its line is in doubt; its line score is the best one's share.
+
+        Parameters
+        ----------
+        iou : float
+            Masks of one kind that overlap by more are one object.
+
+        Returns
+        -------
+        Instances
+            With the categories ``Cell`` and ``Nucleus``, best first. Where the categories are no lines
+            (`categories.are_lines`), the same objects as they are.
+        """
+        if not are_lines(self.categories):
+            return self
+        kinds = np.array([(CELL, NUCLEUS).index(str(kind_of(name))) + 1 for name in self.categories], np.int32)
+        lines = [line_of(name) for name in self.categories]
+        found = replace(self, categories=(CELL, NUCLEUS), category_ids=kinds[self.category_ids - 1])
+        areas, total, kept = found.areas(), found.all_scores.astype(float), np.ones(len(found), bool)
+        better, worse = found._rivals()
+        shared = _shared_areas(found, found, better, worse)
+        same = shared > iou * (areas[better] + areas[worse] - shared)
+        counted = {(i, line) for i, line in enumerate(self.category_ids.tolist())}
+        for i, j in zip(better[same].tolist(), worse[same].tolist()):
+            if kept[i] and kept[j]:
+                kept[j] = False
+                # A second find of a line is a duplicate, not another chance of it.
+                if (i, self.category_ids[j]) not in counted:
+                    counted.add((i, self.category_ids[j]))
+                    total[i] += found.all_scores[j]
+        share = found.all_scores / np.maximum(total, 1e-9)
+        found = replace(found, all_scores=np.minimum(total, 1), all_line_scores=share,
+                        all_lines=tuple(lines[i - 1] for i in self.category_ids.tolist()))  # fmt: skip
+        return found.select(kept).sorted_by_score()
+
     def without_overlaps(self, minimum_share: float = 0.5) -> Instances:
         """Make masks disjoint within each category, and every object one solid piece.
 
@@ -320,7 +383,15 @@ class Instances:
             all_scores=self.all_scores[index],
             all_boxes=boxes[found],
             crops=tuple(tight[i] for i in found.tolist()),
+            **self._lines_of(index),
         )
+
+    def _lines_of(self, index: np.ndarray) -> dict[str, Any]:
+        """Return the lines and their scores of some objects, as fields."""
+        if not self.all_lines:
+            return {}
+        lines = tuple(self.all_lines[i] for i in index.tolist())
+        return {"all_lines": lines, "all_line_scores": self.all_line_scores[index]}
 
     def _as_mask(self, mask: np.ndarray) -> np.ndarray:
         """Check a mask given for the whole image."""

@@ -9,6 +9,7 @@ from typing import Iterator, Mapping, Sequence
 import numpy as np
 
 from evican_model import weights as weights_file
+from evican_model.categories import CELL, NUCLEUS, are_lines
 from evican_model.errors import EvicanError
 from evican_model.instances import Instances, paste_masks
 from evican_model.runtime import start_tensorflow, without_chatter
@@ -132,6 +133,11 @@ class Model:
         """The network's `NetworkConfig`."""
         return self.info.config
 
+    @property
+    def tells_lines(self) -> bool:
+        """Whether the model knows cells and nuclei of several lines apart, as one trained on EVICAN60 does."""
+        return are_lines(self.config.categories)
+
     def segment(
         self,
         image: np.ndarray,
@@ -157,7 +163,8 @@ class Model:
         Returns
         -------
         Instances
-            Best first in each category. Each object is one connected piece.
+            Best first in each category. Each object is one connected piece. A model of many cell lines gives cells and
+            nuclei too, and with each object its line (`Instances.grouped_by_kind`).
 
         Raises
         ------
@@ -167,6 +174,8 @@ class Model:
             If a parameter is out of its range.
         """
         least = float(self._confidences(confidence).min())
+        if self.tells_lines:  # an object of unsure line is found several times, each time with a low score
+            least = min(least, self.config.minimum_score)
         found = self.detect(image, minimum_score=least, cell_diameter=cell_diameter)
         return self.resolve(found, confidence=confidence, mask=mask)
 
@@ -190,6 +199,7 @@ class Model:
         Instances
         """
         least = self._confidences(confidence)
+        found = found.grouped_by_kind()
         found = found.select(found.all_scores >= least[found.category_ids - 1])
         if mask is not None:
             mask = np.asarray(mask, bool)
@@ -288,7 +298,7 @@ class Model:
 
     def _confidences(self, confidence) -> np.ndarray:
         """Return the least score of each category [categories]."""
-        categories = self.config.categories
+        categories = (CELL, NUCLEUS) if self.tells_lines else self.config.categories
         if confidence is None:
             confidence = self.config.confidence
         if not isinstance(confidence, Mapping):

@@ -138,47 +138,41 @@ class MaskRCNN(tf.Module):
         batch : dict of tensors
             ``image`` [batch, height, width, 1], ``boxes`` [batch, instances, 4], ``category_ids`` [batch, instances]
             (0: padding), ``masks`` uint8 [batch, instances, height, width], ``known`` [batch, rows, columns,
-            categories] at the stride of P2.
+            categories] at the stride of P2, ``seed`` int32 [batch, 2].
         training : TrainConfig
         """
         config, size = self.config, tf.shape(batch["image"])[1:3]
         batch = {**batch, "boxes": self.geometry.inner(batch["boxes"])}
         whole = self.geometry.inner(tf.cast(tf.concat([[0, 0], size], 0), tf.float32))
         pyramid, objectness, offsets, anchors = self.propose(batch["image"])
-        samples, matched, rpn_losses = [], [], []
-        for i in range(batch["image"].shape[0]):
-            truth = {key: value[i] for key, value in batch.items()}
-            rpn_losses.append(rpn.rpn_loss(objectness[i], offsets[i], anchors, truth, config, training))
+        images = [{key: value[i] for key, value in batch.items()} for i in range(batch["image"].shape[0])]
+        samples = []
+        for i, truth in enumerate(images):
             count = config.training_proposals
             proposals = rpn.propose(objectness[i], offsets[i], anchors, whole, count, config)
-            sample = roi.sample_rois(proposals, truth, config, training)
-            samples.append(sample)
-            matched.append({key: tf.gather(truth[key], sample["match"]) for key in ("boxes", "category_ids")})
-            matched[-1]["masks"] = tf.gather(truth["masks"], sample["match"][: training.positive_rois])
-
-        index = _image_index(sample["rois"] for sample in samples)
-        sample = {key: tf.concat([s[key] for s in samples], 0) for key in samples[0]}
-        truth = {key: tf.concat([m[key] for m in matched], 0) for key in matched[0]}
-        logits, refinements = self.box_head(self.align(pyramid, sample["rois"], index, config.box_pool, size))
-        class_loss, box_loss = roi.roi_loss(logits, refinements, sample, truth, config)
-
+            samples.append(roi.sample_rois(proposals, truth, config, training))
+        regions = [sample["rois"] for sample in samples]
+        pooled = self.align(pyramid, tf.concat(regions, 0), _image_index(regions), config.box_pool, size)
+        logits, refinements = (tf.split(x, len(images)) for x in self.box_head(pooled))
         # The positive ROIs stand first in each image's share.
-        first = tf.concat(
-            [tf.range(training.positive_rois) + i * training.rois for i in range(len(samples))], 0
-        )
-        rois, index, category_ids, positive = (
-            tf.gather(x, first) for x in (sample["rois"], index, truth["category_ids"], sample["positive"])
-        )
-        masks = self.mask_head(self.align(pyramid, rois, index, config.mask_pool, size))
-        mask_loss = roi.mask_loss(masks, rois, truth["masks"], category_ids, positive, config)
-        rpn_class, rpn_box = (sum(part) / len(samples) for part in zip(*rpn_losses))
-        return {
-            "rpn_class": rpn_class,
-            "rpn_box": rpn_box,
-            "class": class_loss,
-            "box": box_loss,
-            "mask": mask_loss,
-        }
+        first = training.positive_rois
+        regions = [sample["rois"][:first] for sample in samples]
+        pooled = self.align(pyramid, tf.concat(regions, 0), _image_index(regions), config.mask_pool, size)
+        masks = tf.split(self.mask_head(pooled), len(images))
+
+        # The mean over images, not over all ROIs of the batch: however the images are spread over devices,
+        # the loss is the same.
+        parts = []
+        for i, (truth, sample) in enumerate(zip(images, samples)):
+            rpn_class, rpn_box = rpn.rpn_loss(objectness[i], offsets[i], anchors, truth, config, training)
+            matched = {key: tf.gather(truth[key], sample["match"]) for key in ("boxes", "category_ids")}
+            class_loss, box_loss = roi.roi_loss(logits[i], refinements[i], sample, matched, config)
+            drawn = tf.gather(truth["masks"], sample["match"][:first])
+            ids, positive = matched["category_ids"][:first], sample["positive"][:first]
+            mask_loss = roi.mask_loss(masks[i], regions[i], drawn, ids, positive, config)
+            parts.append((rpn_class, rpn_box, class_loss, box_loss, mask_loss))
+        names = ("rpn_class", "rpn_box", "class", "box", "mask")
+        return {name: tf.add_n(list(values)) / len(images) for name, values in zip(names, zip(*parts))}
 
 
 def _image_index(parts):

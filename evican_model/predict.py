@@ -32,6 +32,8 @@ COLUMNS = (
     "file_name", "category", "label", "score", "parent_label", "area", "y1", "x1", "y2", "x2", "centroid_y",
     "centroid_x",
 )  # fmt: skip
+# Added where the model tells cell lines apart.
+LINE_COLUMNS = ("cell_line", "cell_line_score")
 _PLURALS = {"Cell": "cells", "Nucleus": "nuclei"}
 
 
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def object_rows(file_name: str, found: Instances) -> list[list[Any]]:
-    """Return a table row, as ``COLUMNS`` name them, for every object.
+    """Return a table row, as ``COLUMNS`` (and ``LINE_COLUMNS``, if the objects have lines) name them, for every object.
 
     ``label`` is the object's value in the label image of its category; ``parent_label`` that of a nucleus's
     cell, 0 for none. Lengths are pixels; a centroid is the mean of pixel indices.
@@ -68,6 +70,8 @@ def object_rows(file_name: str, found: Instances) -> list[list[Any]]:
             centroid = [f"{y.mean() + box[0]:.2f}", f"{x.mean() + box[1]:.2f}"]
             score = f"{objects.all_scores[i]:.4f}"
             rows.append([_escaped(file_name), category, i + 1, score, parents[i], len(y), *box, *centroid])
+            if objects.all_lines:
+                rows[-1] += [_escaped(objects.all_lines[i]), f"{objects.all_line_scores[i]:.4f}"]
     return rows
 
 
@@ -149,7 +153,8 @@ def _run(options: argparse.Namespace) -> int:
     if failed == len(paths):
         raise ImageError(f"none of the {failed} images could be read; nothing was written")
     if options.csv:
-        _write_table(options.output / "objects.csv", rows)
+        columns = (*COLUMNS, *LINE_COLUMNS) if model.tells_lines else COLUMNS
+        _write_table(options.output / "objects.csv", columns, rows)
     if options.coco:
         with _replacing(options.coco) as file:
             file.write(json.dumps(results).encode("ascii"))
@@ -172,10 +177,10 @@ def _write_pictures(path: Path, image: np.ndarray, found: Instances, options: ar
             Image.fromarray(draw_outlines(image, found)).save(file, format="PNG")
 
 
-def _write_table(path: Path, rows: list[list[Any]]) -> None:
+def _write_table(path: Path, columns: Sequence[str], rows: list[list[Any]]) -> None:
     """Write objects.csv."""
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([COLUMNS, *rows])
+    csv.writer(text).writerows([columns, *rows])
     with _replacing(path) as file:
         file.write(text.getvalue().encode("utf-8"))
 

@@ -129,8 +129,9 @@ def sample_rois(proposals, truth, network: NetworkConfig, training: TrainConfig)
     iou = boxes.pairwise_iou(candidates, truth["boxes"])  # [n, instances]
     best, match = tf.reduce_max(iou, 1), tf.argmax(iou, 1)
     positive = best >= training.positive_roi_iou
-    positive_rows = _draw(positive, training.positive_rois)
-    negative_rows = _draw(~positive & (boxes.area(candidates) > 0), training.rois - training.positive_rois)
+    negative = ~positive & (boxes.area(candidates) > 0)
+    positive_rows = _draw(positive, training.positive_rois, truth["seed"] + 2)
+    negative_rows = _draw(negative, training.rois - training.positive_rois, truth["seed"] + 3)
     rows = tf.concat([positive_rows, negative_rows], 0)  # [rois], -1: empty
     used, rows = rows >= 0, tf.maximum(rows, 0)
 
@@ -148,21 +149,22 @@ def sample_rois(proposals, truth, network: NetworkConfig, training: TrainConfig)
     return {"rois": rois, "match": match, "positive": positive, "used": used, "possible": possible}
 
 
-def _draw(eligible, wanted: int):
+def _draw(eligible, wanted: int, seed):
     """Rows of `wanted` random eligible entries, -1 where there are fewer."""
-    rows = tf.random.shuffle(tf.where(eligible)[:, 0])[:wanted]
+    rows = tf.where(eligible)[:, 0]
+    rows = tf.gather(rows, tf.argsort(tf.random.stateless_uniform(tf.shape(rows), seed)))[:wanted]
     return tf.concat([rows, tf.fill([wanted - tf.shape(rows)[0]], tf.constant(-1, rows.dtype))], 0)
 
 
 def roi_loss(logits, offsets, sample, truth, network: NetworkConfig):
-    """Class and box loss over the sampled ROIs of a batch (all tensors flattened to [rois, ...]).
+    """Class and box loss over the sampled ROIs of one image.
 
     Parameters
     ----------
     logits : tensor [rois, categories + 1]
     offsets : tensor [rois, categories, 4]
     sample : dict
-        From `sample_rois`, the images of the batch one after another.
+        From `sample_rois`.
     truth : dict
         ``boxes`` [rois, 4] and ``category_ids`` [rois] of each ROI's matched object.
 

@@ -112,7 +112,7 @@ def rpn_loss(objectness, offsets, anchors, truth, network: NetworkConfig, traini
     offsets, anchors : tensor [anchors, 4]
     truth : dict of tensors
         One image of a batch: ``boxes`` [instances, 4] of the network's geometry, ``category_ids`` [instances]
-        (0: padding) and ``known`` [rows, columns, categories] at the stride of P2.
+        (0: padding), ``known`` [rows, columns, categories] at the stride of P2, and ``seed`` int32 [2] of the draws.
 
     Returns
     -------
@@ -134,9 +134,9 @@ def rpn_loss(objectness, offsets, anchors, truth, network: NetworkConfig, traini
         negative.append((overlap < training.anchor_negative_iou) & ~positive[-1] & known[:, index])
     positive, negative = tf.stack(positive, -1), tf.stack(negative, -1)  # [anchors, groups]
 
-    positive_sample = _sample(positive, training.anchors_sampled // 2)
+    positive_sample = _sample(positive, training.anchors_sampled // 2, truth["seed"])
     chosen = tf.reduce_sum(positive_sample, 0)
-    weights = positive_sample + _sample(negative, training.anchors_sampled - chosen)
+    weights = positive_sample + _sample(negative, training.anchors_sampled - chosen, truth["seed"] + 1)
     cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(positive, tf.float32), objectness)
     objectness_loss = losses.masked_mean(cross_entropy, weights)
 
@@ -147,8 +147,8 @@ def rpn_loss(objectness, offsets, anchors, truth, network: NetworkConfig, traini
     return objectness_loss, box_loss
 
 
-def _sample(eligible, wanted):
+def _sample(eligible, wanted, seed):
     """Weights 1 for about `wanted` of the eligible anchors of each category (a random draw for each, no sorting)."""
     count = tf.reduce_sum(tf.cast(eligible, tf.float32), 0)  # [categories]
     probability = tf.cast(wanted, tf.float32) / tf.maximum(count, 1.0)
-    return tf.cast(eligible & (tf.random.uniform(tf.shape(eligible)) < probability), tf.float32)
+    return tf.cast(eligible & (tf.random.stateless_uniform(tf.shape(eligible), seed) < probability), tf.float32)

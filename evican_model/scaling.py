@@ -187,6 +187,7 @@ def choose_scale(levels: np.ndarray, detect_at, config: NetworkConfig):
 
 def _size_factor(found, scale: float, config: NetworkConfig) -> float:
     """Return what the objects must be enlarged by to have their typical size; 1 when none is sure enough."""
+    found = found.grouped_by_kind()
     factors, weights = [], []
     for category, typical in (("Cell", config.cell_diameter), ("Nucleus", config.nucleus_diameter)):
         if category not in found.categories:

@@ -1,369 +1,258 @@
-"""Train the network: ``python -m evican_model.train --dataset a.json --images a/ --output runs/a``.
+"""Train the network: ``python -m evican_model.train --dataset my.json --images my/ --output runs/my``.
 
-One traced step, AdamW with warm-up and cosine decay, an exponential moving average of the weights. A run can be stopped
-at any moment and goes on with ``--resume``: the checkpoint holds weights, average, optimiser and step, and every sample
-depends only on the seed and its number.
+The run folder holds the weights (``last.h5``, and ``best.h5`` by AP on the validation images), each with its settings
+and training record, a preview of the samples, logs and a figure. A run that was stopped, by Ctrl-C or by force, goes
+on exactly where its last checkpoint was: ``--resume runs/my``.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import csv
 import json
-import re
 import sys
-import time
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
-from evican_model import weights as weights_file
-from evican_model.config import NetworkConfig, TrainConfig
-from evican_model.dataset import AnnotatedImage, read_dataset
+from evican_model import run_folder
+from evican_model.config import PAPER_TRAINING, PRESETS, NetworkConfig, TrainConfig
+from evican_model.dataset import AnnotatedImage
 from evican_model.errors import DatasetError, EvicanError
-from evican_model.model import read_into
-from evican_model.runtime import start_tensorflow, without_chatter
+from evican_model.run_folder import RUN, Source
 
-__all__ = ["Trainer", "main"]
+__all__ = ["main", "train"]
 
-_LOSS_WEIGHTS = {"rpn_class": 1.0, "rpn_box": 1.0, "class": 1.0, "box": 1.0, "mask": 1.0}
-_CHECKPOINT = "checkpoint"
-
-
-class SampleSource:
-    """Samples by number: sample ``i`` is the same whenever it is asked for.
-
-    Parameters
-    ----------
-    datasets : list of list of AnnotatedImage
-    shares : list of float
-        How often a sample comes from each dataset, relative to the others.
-    network, training : configs
-    """
-
-    def __init__(self, datasets, shares, network: NetworkConfig, training: TrainConfig):
-        from evican_model.augment import natural_scale
-
-        self.network, self.training = network, training
-        self.datasets: list[list[AnnotatedImage]] = datasets
-        self.shares = np.asarray(shares, float) / np.sum(shares)
-        self.levels = [[item.grey_levels() for item in items] for items in datasets]
-        self.scales = [[natural_scale(item, network) for item in items] for items in datasets]
-
-    def sample(self, number: int) -> dict[str, np.ndarray]:
-        """Return sample `number`; see `augment.make_sample` for its arrays."""
-        from evican_model.augment import blank_sample, make_sample
-
-        rng = np.random.default_rng([self.training.seed, int(number)])
-        if rng.random() < self.training.blank_share:
-            return blank_sample(rng, self.network, self.training)
-        source = int(rng.choice(len(self.datasets), p=self.shares))
-        i = int(rng.integers(len(self.datasets[source])))
-        return make_sample(self.datasets[source][i], self.levels[source][i], self.scales[source][i], rng,
-                           self.network, self.training)  # fmt: skip
-
-    def batches(self, first_step: int):
-        """Return a `tf.data.Dataset` of the batches from `first_step` on."""
-        import tensorflow as tf
-
-        network, training = self.network, self.training
-        keys = ("image", "boxes", "category_ids", "masks", "known")
-        types = (tf.float32, tf.float32, tf.int32, tf.uint8, tf.float32)
-        side, count = training.crop, training.instances
-        shapes = ((side, side, 1), (count, 4), (count,), (count, side, side),
-                  (side // network.strides[0], side // network.strides[0], len(network.categories)))  # fmt: skip
-
-        def load(number):
-            arrays = tf.numpy_function(lambda n: tuple(self.sample(n)[key] for key in keys), [number], types)
-            return {k: tf.ensure_shape(array, shape) for k, array, shape in zip(keys, arrays, shapes)}
-
-        numbers = tf.data.Dataset.range(first_step * training.batch, training.steps * training.batch)
-        samples = numbers.map(load, num_parallel_calls=2, deterministic=True)
-        return samples.batch(training.batch, drop_remainder=True).prefetch(2)
-
-
-class Trainer:
-    """A training run in a folder.
-
-    Parameters
-    ----------
-    network : NetworkConfig
-    training : TrainConfig
-    source : SampleSource
-    output : Path
-        The run folder; made if need be.
-    record : dict
-        What is kept beside the weights: images, licences, command.
-    start : str or Path, optional
-        Weights to start from; random ones by default.
-    """
-
-    def __init__(self, network, training, source, output, record, start=None):
-        tf = start_tensorflow()
-        from evican_model.network import MaskRCNN
-
-        self.network_config, self.training, self.source, self.record = network, training, source, record
-        self.output = Path(output)
-        tf.random.set_seed(training.seed)
-        self.network = MaskRCNN(network)
-        self.variables = self.network.named_variables()
-        if start is not None:
-            read_into(self.network, weights_file.check(start))
-        trainable = {id(v) for part in self.network.parts for v in part.trainable_variables}
-        self.trainable = [
-            variable
-            for name, variable in self.variables.items()
-            if id(variable) in trainable and re.split("[_/]", name)[0] not in training.frozen
-        ]
-        decay = training.steps - training.warmup_steps
-        rate = tf.keras.optimizers.schedules.CosineDecay(
-            0.0,
-            max(decay, 1),
-            alpha=0.01,
-            warmup_target=training.learning_rate,
-            warmup_steps=training.warmup_steps,
-        )
-        self.optimizer = tf.keras.optimizers.AdamW(
-            rate, weight_decay=training.weight_decay, global_clipnorm=training.clip_norm
-        )
-        self.optimizer.build(self.trainable)
-        self.average = [tf.Variable(v, trainable=False) for v in self.trainable]
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.checkpoint = tf.train.Checkpoint(
-            step=self.step,
-            optimizer=self.optimizer,
-            average=self.average,
-            weights=list(self.variables.values()),
-        )
-        self.manager = tf.train.CheckpointManager(
-            self.checkpoint, str(self.output / _CHECKPOINT), max_to_keep=2
-        )
-
-    def resume(self) -> int:
-        """Restore the newest checkpoint, if there is one; return the step it was made at."""
-        if self.manager.latest_checkpoint:
-            self.checkpoint.restore(self.manager.latest_checkpoint).assert_existing_objects_matched()
-        return int(self.step.numpy())
-
-    def run(self, stop_after: float | None = None) -> None:
-        """Train to the last step, saving on the way; Ctrl-C saves and stops.
-
-        Parameters
-        ----------
-        stop_after : float, optional
-            Seconds after which to save and stop (the run can be resumed).
-        """
-        import tensorflow as tf
-        from tqdm import tqdm
-
-        first, begin = self.resume(), time.time()
-        train_step = tf.function(self._train_step)
-        log = _Log(self.output / "log.csv", first)
-        progress = tqdm(
-            total=self.training.steps, initial=first, unit="step", dynamic_ncols=True, file=sys.stderr
-        )
-        try:
-            for batch in self.source.batches(first):
-                with without_chatter() if log.step == first else contextlib.nullcontext():
-                    parts = train_step(batch)
-                step = int(self.step.numpy())
-                log.add(step, parts)
-                progress.update()
-                if step % 50 == 0:
-                    progress.set_postfix_str(log.flush(float(self.optimizer.learning_rate)))
-                late = stop_after is not None and time.time() - begin > stop_after
-                if step % self.training.save_every == 0 or step == self.training.steps or late:
-                    self.save()
-                if late:
-                    break
-        except KeyboardInterrupt:
-            self.save()
-            raise
-        finally:
-            progress.close()
-
-    def _train_step(self, batch):
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            parts = self.network.losses(batch, self.training)
-            total = tf.add_n([_LOSS_WEIGHTS[name] * value for name, value in parts.items()])
-        gradients = tape.gradient(total, self.trainable)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable))
-        self.step.assign_add(1)
-        # A young average would be dominated by the random start: it follows faster at first.
-        age = tf.cast(self.step, tf.float32)
-        decay = tf.minimum(self.training.average_decay, (1 + age) / (10 + age))
-        for mean, variable in zip(self.average, self.trainable):
-            mean.assign(decay * mean + (1 - decay) * variable)
-        return {**parts, "total": total}
-
-    def save(self) -> None:
-        """Write the checkpoint and the averaged weights (``last.h5``)."""
-        self.manager.save()
-        mean = {id(v): average for v, average in zip(self.trainable, self.average)}
-        tensors = {name: mean.get(id(v), v).numpy() for name, v in self.variables.items()}
-        record = {**self.record, "step": int(self.step.numpy()), "training": self.training.to_dict()}
-        weights_file.write(self.output / "last.h5", tensors, self.network_config, record)
-
-
-class _Log:
-    """Loss parts, averaged over some steps, into a CSV file."""
-
-    def __init__(self, path: Path, first: int):
-        self.path, self.step, self.begin = path, first, time.time()
-        self.rows: list[dict[str, float]] = []
-
-    def add(self, step, parts) -> None:
-        self.rows.append({name: float(value) for name, value in parts.items()})
-        self.step = step
-        if not np.isfinite(self.rows[-1]["total"]):
-            raise EvicanError(
-                f"The loss is not finite at step {step}: {self.rows[-1]}. Lower the learning rate."
-            )
-
-    def flush(self, rate: float) -> str:
-        mean = {name: float(np.mean([row[name] for row in self.rows])) for name in self.rows[0]}
-        seconds, self.begin = time.time() - self.begin, time.time()
-        line = {"step": self.step, "rate": rate, "steps_per_second": len(self.rows) / seconds, **mean}
-        new = not self.path.exists()
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(line))
-            if new:
-                writer.writeheader()
-            writer.writerow({k: f"{v:.6g}" for k, v in line.items()})
-        self.rows = []
-        return " ".join(f"{name} {value:.3f}" for name, value in mean.items())
+_KEPT = ("dataset", "images", "share", "licence", "classes", "weights", "preset", "new_heads", "rename",
+         "validation", "validation_images", "hold_out", "cache")  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    command = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     try:
-        trainer = _prepare(options)
-        trainer.run(options.stop_after)
+        return train(options, command)
     except EvicanError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"stopped; go on with: python -m evican_model.train --resume {options.output}", file=sys.stderr)
+        output = Path(options.resume or options.output)
+        if (output / RUN).exists():
+            print(f"stopped; go on with: python -m evican_model.train --resume {output}", file=sys.stderr)
+        else:
+            print("stopped before the first step", file=sys.stderr)
         return 130
-    print(f"weights: {trainer.output / 'last.h5'}")
+
+
+def train(options: argparse.Namespace, command: list[str]) -> int:
+    """Do what the options say; return the exit code."""
+    output, training = _folder_and_settings(options)
+    rename = _rename_of(options.rename)
+    sources = run_folder.sources_of(
+        options.dataset, options.images, options.share, options.licence, options.classes
+    )
+    run = run_folder.read_run(output) if options.resume else {}
+    if run:  # its weights are in the checkpoint, or in last.h5 before the first
+        start, network = None, NetworkConfig.from_dict(run["network"], output / RUN)
+    else:
+        start = _start_of(options)
+        categories = [name for source in sources for name in source.categories(rename)]
+        network = run_folder.network_of(start, options.preset, categories, options.new_heads)
+    datasets, validation = _read(options, sources, network, training, rename)
+    if run:
+        run_folder.check_same_images(run["record"], datasets, output)
+    run_folder.make_folder(output)
+    _say(sources, datasets, validation, network, start)
+
+    from evican_model.preview import draw_samples
+    from evican_model.samples import SampleSource
+
+    cache = Path(options.cache) if options.cache else output / "blurred"
+    source = SampleSource(datasets, [one.share for one in sources], network, training, cache)
+    source.check_images()
+    draw_samples(source, output / "preview.png")
+    print(f"samples to look at: {output / 'preview.png'}", file=sys.stderr)
+    if options.preview:
+        return 0
+
+    from evican_model.trainer import Trainer, choose_strategy
+
+    strategy = choose_strategy(options.devices)
+    record = run.get("record") or run_folder.record_of(sources, datasets, start, validation, command)
+    tensors = run_folder.start_tensors(run["start"] if run else start, network, output)
+    trainer = Trainer(network, training, source, output, record, tensors, validation, strategy)
+    run_folder.check_room(output, sum(int(np.prod(v.shape)) for v in trainer.variables.values()))
+    if not options.resume:
+        run = {
+            "options": {key: run_folder.absolute(getattr(options, key)) for key in _KEPT},
+            "start": run_folder.absolute(start),
+            "training": training.to_dict(),
+            "network": network.to_dict(),
+            "record": record,
+        }
+        (output / RUN).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    complete = trainer.run(options.stop_after)
+    best = trainer.output / "best.h5"
+    print(f"weights: {best if best.exists() else trainer.output / 'last.h5'}")
+    if not complete:
+        print(f"not complete; go on with: python -m evican_model.train --resume {output}")
     return 0
+
+
+def _folder_and_settings(options) -> tuple[Path, TrainConfig]:
+    """Return the run folder and its settings; a resumed run brings the options it was started with."""
+    if options.resume:
+        output = Path(options.resume)
+        run = run_folder.read_run(output)
+        for key, value in run["options"].items():
+            setattr(options, key, value)
+        training = TrainConfig.from_dict(run["training"], output / RUN)
+        changed = [name for name in _field_names() if getattr(options, name) is not None]
+        if changed:
+            raise EvicanError(f"--resume goes on with the settings of the run; leave out {_flags(changed)}.")
+        return output, training
+    if not options.output:
+        raise EvicanError("--output is missing: name the folder of the run.")
+    output = Path(options.output)
+    if (output / RUN).exists():
+        raise EvicanError(
+            f"{output} holds a run already; go on with --resume {output}, or name another folder."
+        )
+    values = dict(PAPER_TRAINING) if options.schedule == "paper" else {}
+    values.update(
+        {name: getattr(options, name) for name in _field_names() if getattr(options, name) is not None}
+    )
+    return output, TrainConfig.from_dict({**TrainConfig().to_dict(), **values}, "command line")
+
+
+def _start_of(options) -> str | None:
+    if options.weights == "none":
+        return None
+    if options.weights is not None:
+        return options.weights
+    if options.preset in (None, "fast"):
+        return "bundled"
+    print(
+        f"note: no weights come with the preset {options.preset!r}, so training begins with random ones; give "
+        "--weights to start from others.",
+        file=sys.stderr,
+    )
+    return None
+
+
+def _read(
+    options, sources: list[Source], network: NetworkConfig, training: TrainConfig, rename
+) -> tuple[list[list[AnnotatedImage]], list[AnnotatedImage]]:
+    """Read all images and split off those for validation."""
+    datasets = [source.read(network.categories, rename) for source in sources]
+    for source, items in zip(sources, datasets):
+        if not any(len(item.truth) for item in items):
+            raise DatasetError(
+                f"{source.annotations} holds no annotation; there is nothing to learn from it."
+            )
+    given = []
+    if options.validation:
+        given = run_folder.sources_of(options.validation, options.validation_images, [], [], options.classes,
+                                      "val")  # fmt: skip
+    else:
+        there = [run_folder.validation_of(dataset, options.classes) for dataset in options.dataset]
+        given = [source for source in there if source is not None]
+    if given:
+        validation = [item for source in given for item in source.read(network.categories, rename)]
+        trained = {item.sha256 for items in datasets for item in items}
+        same = [item.path.name for item in validation if item.sha256 in trained]
+        if same:
+            raise DatasetError(
+                f"{len(same)} validation images are among those trained on, the first is {same[0]}."
+            )
+    else:
+        split = [run_folder.hold_out(items, options.hold_out, training.seed) for items in datasets]
+        datasets, validation = [rest for rest, _ in split], [item for _, held in split for item in held]
+    if len(validation) > training.validation_limit:
+        places = np.linspace(0, len(validation) - 1, training.validation_limit).round().astype(int)
+        validation = [validation[i] for i in places]
+    return datasets, validation
+
+
+def _say(sources, datasets, validation, network, start) -> None:
+    for source, items in zip(sources, datasets):
+        count = sum(len(item.truth) for item in items)
+        partly = sum(not item.dense or item.annotated < set(network.categories) for item in items)
+        print(f"{source.annotations}: {len(items)} images, {count} outlines, {partly} images partly annotated",
+              file=sys.stderr)  # fmt: skip
+    names = network.categories if len(network.categories) <= 4 else f"{len(network.categories)} categories"
+    print(f"network: {network.preset}, {names}, from {start or 'random weights'}", file=sys.stderr)
+    if validation:
+        print(f"validation: {len(validation)} images, not trained on", file=sys.stderr)
+    else:
+        print("validation: none (too few images to hold any out; give --validation)",
+              file=sys.stderr)  # fmt: skip
+
+
+def _rename_of(pairs: list[str]) -> dict[str, str]:
+    wrong = [pair for pair in pairs if pair.count("=") != 1 or pair.startswith("=") or pair.endswith("=")]
+    if wrong:
+        raise EvicanError(f"--rename {wrong[0]}: expected OLD=NEW, the file's name and the network's.")
+    return dict((pair.split("=")[0], pair.split("=")[1]) for pair in pairs)
+
+
+def _field_names() -> list[str]:
+    return [field.name for field in fields(TrainConfig)]
+
+
+def _flags(names: list[str]) -> str:
+    return ", ".join("--" + name.replace("_", "-") for name in names)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m evican_model.train", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--dataset", action="append", default=[], metavar="JSON", help="COCO file; may be repeated"
+    data = parser.add_argument_group("data")
+    add = data.add_argument
+    add("--dataset", action="append", default=[], metavar="JSON|DIR", help="COCO file, or the folder of EVICAN; "
+        "may be repeated")  # fmt: skip
+    add("--images", action="append", default=[], metavar="DIR", help="images of a COCO file, one for each")
+    add("--share", action="append", default=[], type=float, help="how often a dataset is drawn (default 1)")
+    add("--licence", action="append", default=[], help="its licence, kept in the training record")
+    add("--classes", choices=["EVICAN2", "EVICAN60"], default="EVICAN2", help="of an EVICAN folder")
+    add("--rename", action="append", default=[], metavar="OLD=NEW", help="the network's name of a category")
+    add("--validation", action="append", default=[], metavar="JSON|DIR", help="images to measure the AP on")
+    add(
+        "--validation-images",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="images of --validation",
     )
-    parser.add_argument(
-        "--images", action="append", default=[], metavar="DIR", help="its images, one for each --dataset"
+    add("--hold-out", type=float, default=0.1, metavar="SHARE", help="of the images, for validation where none is "
+        "given (default: %(default)s; an EVICAN folder brings its own)")  # fmt: skip
+    add("--cache", metavar="DIR", help="folder for blurred images (default: in the run folder)")
+    run = parser.add_argument_group("run")
+    add = run.add_argument
+    add("--output", metavar="DIR", help="run folder")
+    add("--resume", metavar="DIR", help="go on with the run in this folder")
+    add("--weights", help="weights to start from: bundled (the default), a .h5 file, or none")
+    add("--preset", choices=sorted(PRESETS), help="network to build where no weights say it")
+    add("--new-heads", action="store_true", help="keep only backbone and pyramid of the weights; categories from the "
+        "data")  # fmt: skip
+    add("--preview", action="store_true", help="check everything, save a picture of samples and stop")
+    add("--devices", nargs="+", metavar="NAME", help="such as GPU:0 GPU:1 (default: all GPUs, or the CPU)")
+    add("--stop-after", type=float, metavar="SECONDS", help="save and stop after this time")
+    settings = parser.add_argument_group(
+        "settings", "defaults are those of the schedule quick; paper has its own"
     )
-    parser.add_argument(
-        "--share", action="append", default=[], type=float, help="how often it is drawn (default 1)"
-    )
-    parser.add_argument(
-        "--licence", action="append", default=[], help="its licence, kept in the training record"
-    )
-    parser.add_argument("--output", metavar="DIR", help="run folder")
-    parser.add_argument("--resume", metavar="DIR", help="go on with the run in this folder")
-    parser.add_argument(
-        "--weights", default="bundled", help="weights to start from: bundled, a .h5 file, or none"
-    )
-    parser.add_argument("--stop-after", type=float, metavar="SECONDS", help="save and stop after this time")
     for field in fields(TrainConfig):
         flag = "--" + field.name.replace("_", "-")
         if isinstance(field.default, bool):
-            parser.add_argument(
-                "--no-" + flag[2:], dest=field.name, action="store_false", help="switch this variation off"
+            settings.add_argument(flag, dest=field.name, action="store_true", default=None, help="switch on")
+            settings.add_argument(
+                "--no-" + flag[2:], dest=field.name, action="store_false", help="switch off"
             )
         elif isinstance(field.default, tuple):
-            parser.add_argument(flag, nargs="*", default=list(field.default), help="default: %(default)s")
+            settings.add_argument(flag, nargs="*", help=f"default: {' '.join(field.default)}")
         else:
-            parser.add_argument(
-                flag, type=type(field.default), default=field.default, help="default: %(default)s"
-            )
+            settings.add_argument(flag, type=type(field.default), help=f"default: {field.default}")
     return parser
-
-
-def _prepare(options) -> Trainer:
-    if options.resume:
-        output = Path(options.resume)
-        run = _read_run(output / "run.json")
-        options = argparse.Namespace(**{**vars(options), **run["options"], "output": str(output)})
-        training = TrainConfig.from_dict(run["training"], output / "run.json")
-    else:
-        if not options.output:
-            raise EvicanError("--output is missing: name the folder of the run.")
-        output = Path(options.output)
-        if (output / "run.json").exists():
-            raise EvicanError(
-                f"{output} holds a run already; go on with --resume {output}, or name another folder."
-            )
-        values = {field.name: getattr(options, field.name) for field in fields(TrainConfig)}
-        training = TrainConfig.from_dict(values, "command line")
-        if training.crop % 64 or training.crop <= 0:
-            raise EvicanError(
-                f"--crop {training.crop} does not fit the network; it must be a multiple of 64 pixels."
-            )
-    if not options.dataset or len(options.dataset) != len(options.images):
-        raise DatasetError(f"{len(options.dataset)} --dataset and {len(options.images)} --images given; "
-                           "each COCO file needs its folder of images.")  # fmt: skip
-    shares = options.share or [1.0] * len(options.dataset)
-    if len(shares) != len(options.dataset):
-        raise DatasetError(
-            f"{len(shares)} --share given for {len(options.dataset)} --dataset; give one for each."
-        )
-    start = None if options.weights == "none" else options.weights
-    network = weights_file.check(start).config if start else NetworkConfig()
-    datasets = [read_dataset(a, i, network.categories) for a, i in zip(options.dataset, options.images)]
-    for name, items in zip(options.dataset, datasets):
-        if not any(len(item.truth) for item in items):
-            raise DatasetError(f"{name} holds no annotation; there is nothing to learn from it.")
-    output.mkdir(parents=True, exist_ok=True)
-    licences = options.licence or ["" for _ in options.dataset]
-    if len(licences) != len(options.dataset):
-        raise DatasetError(
-            f"{len(licences)} --licence given for {len(options.dataset)} --dataset; give one for each."
-        )
-    kept = {key: getattr(options, key) for key in ("dataset", "images", "share", "licence", "weights")}
-    run = {"options": kept, "training": training.to_dict(), "network": network.to_dict()}
-    (output / "run.json").write_text(json.dumps(run, indent=1), encoding="utf-8")
-    record = {
-        "datasets": [_describe(*each) for each in zip(options.dataset, datasets, licences)],
-        "start": _describe_start(start),
-        "shares": shares,
-    }
-    return Trainer(
-        network, training, SampleSource(datasets, shares, network, training), output, record, start
-    )
-
-
-def _describe_start(start: str | None) -> dict:
-    """Name the weights that a run starts from, and what they in turn were made from."""
-    if start is None:
-        return {}
-    info = weights_file.check(start)
-    return {"weights": info.path.name, "sha256": info.sha256, "training": info.training}
-
-
-def _describe(annotations: str, items: list[AnnotatedImage], licence: str) -> dict:
-    info = json.loads(Path(annotations).read_text(encoding="utf-8")).get("info", {})
-    info = {**info, "licence": licence} if licence else info
-    return {"annotations": Path(annotations).name, "info": info, "images": len(items),
-            "instances": sum(len(item.truth) for item in items), "sha256": [item.sha256 for item in items]}  # fmt: skip
-
-
-def _read_run(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EvicanError(
-            f"{path} cannot be read ({error}); --resume needs the folder of an earlier run."
-        ) from error
 
 
 if __name__ == "__main__":

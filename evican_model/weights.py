@@ -18,10 +18,11 @@ import h5py
 import numpy as np
 
 from evican_model import hdf5, matterport
+from evican_model.categories import are_lines
 from evican_model.config import NetworkConfig
 from evican_model.errors import EvicanError, WeightsError
 
-__all__ = ["WeightsInfo", "available_weights", "check", "read_tensors", "write"]
+__all__ = ["WeightsInfo", "available_weights", "check", "read_tensors", "tells_lines", "write"]
 
 BUNDLED_FOLDER = Path(__file__).parent / "weights"
 BUNDLED_NAME = "fast"
@@ -112,6 +113,22 @@ def check(weights: str | Path = "bundled", categories: Sequence[str] | None = No
             f"{sidecar} names the categories {list(config.categories)}; {list(categories)} are given."
         )
     return WeightsInfo(path, config, sha256_of(path), record.get("training", {}), matterport=not ours)
+
+
+def tells_lines(weights: str | Path) -> bool:
+    """Tell whether weights know cells and nuclei of several cell lines apart; reads their config only.
+
+    A Matterport file without a config does not name its categories: False.
+
+    Raises
+    ------
+    WeightsError
+        If there is no such file, or its config cannot be read.
+    """
+    path = _locate(weights).with_suffix(".json")
+    if not path.is_file():
+        return False
+    return are_lines(tuple(map(str, _read_record(path)["network"].get("categories", ()))))
 
 
 def read_tensors(path: str | Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:

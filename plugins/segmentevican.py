@@ -58,6 +58,12 @@ Measurements made by this module
    of mass of the object.
 -  *Number_Object_Number*: The number of the object in its image.
 
+**When the weights file tells cell lines apart** (one trained on EVICAN60 does, for
+co-cultures; the bundled model does not):
+
+-  *EVICAN_CellLine*: The cell line of the object.
+-  *EVICAN_CellLineScore*: How sure the network is of the line, from 0 to 1.
+
 **When parent and child are recorded:**
 
 -  *Parent* (nuclei): The number of the cell that holds the nucleus; 0 for none.
@@ -98,6 +104,7 @@ from cellprofiler_core.constants.measurement import (
     C_URL,
     COLTYPE_FLOAT,
     COLTYPE_INTEGER,
+    COLTYPE_VARCHAR,
     FF_CHILDREN_COUNT,
     FF_PARENT,
     IMAGE,
@@ -137,6 +144,10 @@ NOT_AS_3D = "Set 'Process as 3D?' to No in NamesAndTypes."
 C_EVICAN = "EVICAN"
 FTR_SCORE = "Score"
 M_SCORE = f"{C_EVICAN}_{FTR_SCORE}"
+FTR_LINE = "CellLine"
+M_LINE = f"{C_EVICAN}_{FTR_LINE}"
+FTR_LINE_SCORE = "CellLineScore"
+M_LINE_SCORE = f"{C_EVICAN}_{FTR_LINE_SCORE}"
 
 # One model a process and weights file, however many images; its size and time tell a replaced file.
 _MODELS: dict = {}
@@ -443,6 +454,18 @@ background is outlined, raise it (0.85). The score of each object is measured as
         weights = self._weights()
         _package().weights.check(weights)
 
+    def _tells_lines(self):
+        """Tell, without TensorFlow, whether the weights know cell lines apart; False for weights that cannot be read.
+
+        CellProfiler asks for the measurements at any time, also while a weights file is still to be chosen.
+        """
+        if self.model.value == MODEL_BUNDLED:
+            return False
+        try:
+            return _package().weights.tells_lines(self._weights())
+        except (ImportError, ValueError, OSError):
+            return False
+
     # The run
 
     def run(self, workspace):
@@ -471,6 +494,10 @@ background is outlined, raise it (0.85). The score of each object is measured as
             workspace.object_set.add_objects(objects[category], name)
             self.add_measurements(workspace, name)
             workspace.measurements.add_measurement(name, M_SCORE, kept.scores(category).astype(float))
+            if self._tells_lines():
+                lines, sure = numpy.array(kept.lines(category), object), kept.line_scores(category)
+                workspace.measurements.add_measurement(name, M_LINE, lines)
+                workspace.measurements.add_measurement(name, M_LINE_SCORE, sure.astype(float))
         if self.record_parents.value:
             self._record_parents(workspace.measurements, kept)
         if self.show_window:
@@ -602,6 +629,8 @@ background is outlined, raise it (0.85). The score of each object is measured as
         for _, name in self._names():
             columns += super().get_measurement_columns(pipeline, name)
             columns.append((name, M_SCORE, COLTYPE_FLOAT))
+            if self._tells_lines():
+                columns += [(name, M_LINE, COLTYPE_VARCHAR), (name, M_LINE_SCORE, COLTYPE_FLOAT)]
         if self.record_parents.value:
             cells, nuclei = self.y_name.value, self.nuclei_name.value
             columns.append((nuclei, FF_PARENT % cells, COLTYPE_INTEGER))
@@ -629,7 +658,7 @@ background is outlined, raise it (0.85). The score of each object is measured as
         if object_name == IMAGE:
             return [*measurements, nuclei] if measurements else []
         if category == C_EVICAN:
-            return [FTR_SCORE]
+            return [FTR_SCORE, *([FTR_LINE, FTR_LINE_SCORE] if self._tells_lines() else [])]
         if self.record_parents.value and (object_name, category) == (nuclei, C_PARENT):
             return [cells]
         if self.record_parents.value and (object_name, category) == (cells, C_CHILDREN):

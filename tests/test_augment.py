@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy import ndimage
 
 from evican_model.augment import blank_sample, make_sample, natural_scale, vary_light
 from evican_model.config import NetworkConfig, TrainConfig
+from evican_model.copy_paste import paste_copies
 from evican_model.dataset import AnnotatedImage
 from evican_model.instances import Instances
 
@@ -24,6 +26,8 @@ PLAIN = TrainConfig(
     noise=False,
     texture=False,
     jpeg=False,
+    halo=False,
+    copy_paste=False,
 )
 
 
@@ -79,7 +83,8 @@ def test_natural_scale_brings_the_median_object_to_the_typical_diameter():
 
 def test_a_category_that_is_not_annotated_is_unknown_inside_the_image():
     item, levels = bright_discs([(100, 130)], 40, annotated=frozenset(["Cell"]))
-    sample = make_sample(item, levels, 0.4, np.random.default_rng(0), NETWORK, PLAIN)
+    upright = replace(PLAIN, flip=False, turn=False)
+    sample = make_sample(item, levels, 0.4, np.random.default_rng(0), NETWORK, upright)
     inside = sample["image"][2::4, 2::4, 0] != 127
     assert sample["known"][..., 0].all()
     np.testing.assert_array_equal(sample["known"][..., 1] == 0, inside)
@@ -136,3 +141,63 @@ def test_blank_fields_have_full_contrast_and_no_object():
         assert not sample["category_ids"].any() and not sample["masks"].any() and sample["known"].all()
         assert sample["image"].shape == (128, 128, 1)
         assert sample["image"].min() == 0 and sample["image"].max() == pytest.approx(255)
+
+
+def nested(side=200):
+    """A window with two bright cells on dark ground, the first with a brighter nucleus in it."""
+    y, x = np.indices((side, side))
+    masks = [np.hypot(y - 60, x - 60) < 26, np.hypot(y - 60, x - 60) < 10, np.hypot(y - 150, x - 150) < 20]
+    image = np.full((side, side), 40, np.float32)
+    for mask, level in zip(masks, (120, 200, 120)):
+        image[mask] = level
+    return image, masks, [1, 2, 1]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_copies_carry_their_outlines_and_leave_the_others_alone(seed):
+    image, masks, ids = nested()
+    inside = np.ones(image.shape, bool)
+    new, new_masks, new_ids = paste_copies(image, inside, masks, ids, np.random.default_rng(seed), limit=20)
+    copies, copy_ids = new_masks[len(masks) :], new_ids[len(ids) :]
+    assert all((a == b).all() for a, b in zip(new_masks, masks)) and new_ids[:3] == ids
+    old = np.any(masks, 0)
+    np.testing.assert_array_equal(new[ndimage.binary_erosion(old)], image[ndimage.binary_erosion(old)])
+    for mask, category in zip(copies, copy_ids):
+        assert new[ndimage.binary_erosion(mask, iterations=3)].mean() > (180 if category == 2 else 110)
+        assert not (mask & old).any()
+    # A cell comes with its nucleus, a nucleus never without its cell.
+    cells = [m for m, c in zip(copies, copy_ids) if c == 1]
+    for nucleus in (m for m, c in zip(copies, copy_ids) if c == 2):
+        assert any((nucleus & cell).sum() == nucleus.sum() for cell in cells)
+
+
+def test_copies_are_made_at_all_and_never_more_than_there_is_room_for():
+    image, masks, ids = nested()
+    inside = np.ones(image.shape, bool)
+    counts = []
+    for seed in range(10):
+        counts.append(len(paste_copies(image, inside, masks, ids, np.random.default_rng(seed), limit=20)[1]))
+    assert max(counts) > 4
+    assert len(paste_copies(image, inside, masks, ids, np.random.default_rng(0), limit=3)[1]) == 3
+    nowhere = paste_copies(image, ~inside, masks, ids, np.random.default_rng(0), limit=20)
+    np.testing.assert_array_equal(nowhere[0], image)
+
+
+@pytest.mark.parametrize(
+    "name", ["contrast", "invert", "halo", "illumination", "defocus", "noise", "texture", "jpeg"]
+)
+def test_each_variation_of_light_can_be_switched_by_itself(name):
+    image = np.random.default_rng(0).uniform(60, 190, (64, 64)).astype(np.float32)
+    off = replace(PLAIN, crop=64)
+    np.testing.assert_allclose(vary_light(image, np.random.default_rng(1), off), image, atol=1e-3)
+    on = replace(off, **{name: True})
+    changed = [np.abs(vary_light(image, np.random.default_rng(i), on) - image).max() > 1 for i in range(40)]
+    assert any(changed)
+    varied = vary_light(image, np.random.default_rng(1), on)
+    assert varied.shape == image.shape and varied.min() >= 0 and varied.max() <= 255
+
+
+def test_whole_images_are_scaled_into_the_square():
+    item, _ = bright_discs([(40, 60)], 16)
+    paper = NetworkConfig.for_preset("paper")
+    assert natural_scale(item, paper) == pytest.approx(1024 / 260)

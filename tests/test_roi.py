@@ -117,6 +117,7 @@ def truth(category_ids, boxes, known):
         "boxes": tf.constant(np.pad(np.array(boxes, np.float32).reshape(-1, 4), [[0, padding], [0, 0]])),
         "category_ids": tf.constant(np.pad(np.array(category_ids, np.int32), [0, padding])),
         "known": tf.constant(known, tf.float32),
+        "seed": tf.constant([0, 1]),
     }
 
 
