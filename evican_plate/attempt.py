@@ -115,7 +115,9 @@ def load_data_rows(
     return rows
 
 
-def write_load_data(path: Path, images: Sequence[dict[str, Any]], more: dict[tuple[str, str], dict[str, str]]) -> None:
+def write_load_data(
+    path: Path, images: Sequence[dict[str, Any]], more: dict[tuple[str, str], dict[str, str]]
+) -> None:
     """Write a LoadData table."""
     rows = load_data_rows(images, more)
     with open(path, "w", encoding="utf-8", newline="") as file:
@@ -203,7 +205,9 @@ def _judge(
     errors = [line.strip() for line in _ERROR.findall(text)]
     message = errors[-1] if errors else (text.strip().splitlines() or ["no message"])[-1]
     named = [
-        i for i, image in enumerate(images) if any(path in line for line in errors for path in image["files"].values())
+        i
+        for i, image in enumerate(images)
+        if any(path in line for line in errors for path in image["files"].values())
     ]
     if not modules and len(named) != 1:
         raise SetupError(f"CellProfiler stopped before the first image (exit code {code}): {message}")

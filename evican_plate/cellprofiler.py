@@ -127,7 +127,9 @@ def find_cellprofiler(command: str | None, plugins: Path | None, weights: str) -
     if not answer["cellprofiler"]:
         raise PlateError(f"{path}: there is no CellProfiler in the Python beside it")
     plugin_sha256 = hashlib.sha256(plugin.read_bytes()).hexdigest()
-    return CellProfiler(command=str(path), plugins=str(folder.absolute()), plugin_sha256=plugin_sha256, **answer)
+    return CellProfiler(
+        command=str(path), plugins=str(folder.absolute()), plugin_sha256=plugin_sha256, **answer
+    )
 
 
 def _locate(command: str | None) -> Path:
@@ -158,8 +160,7 @@ def _ask(command: Path, weights: str) -> dict:
     try:
         done = subprocess.run(
             [_python_of(command), "-c", _QUESTION, weights],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             timeout=120,
         )

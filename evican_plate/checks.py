@@ -18,7 +18,9 @@ class NotSegmentedError(Exception):
     """No image was segmented at all, as when the plug-in was not loaded: no image is the cause."""
 
 
-def check_run(folder: Path, images: Sequence[dict[str, Any]], pipeline: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def check_run(
+    folder: Path, images: Sequence[dict[str, Any]], pipeline: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
     """Check the tables of a run of CellProfiler against the images that it was given.
 
     Parameters
@@ -93,19 +95,24 @@ def _read(path: Path, needed: bool) -> list[dict[str, str]]:
         if needed:
             raise IncompleteError(f"CellProfiler wrote no {path.name}")
         return []
-    text = path.read_text(encoding="utf-8")
-    if text and not text.endswith("\n"):
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
         raise IncompleteError(f"{path.name} is cut short")
-    lines = list(csv.reader(text.splitlines()))
+    lines = list(csv.reader(content.decode("utf-8").splitlines()))
     for number, line in enumerate(lines, 1):
         if len(line) != len(lines[0]):
-            raise IncompleteError(f"{path.name}, line {number}: {len(line)} cells; the header has {len(lines[0])}")
+            raise IncompleteError(
+                f"{path.name}, line {number}: {len(line)} cells; the header has {len(lines[0])}"
+            )
     return [dict(zip(lines[0], line)) for line in lines[1:]]
 
 
 def _describe(rows: list[dict[str, str]]) -> dict[str, Any]:
     columns = list(rows[0]) if rows else []
-    return {"columns": columns, "text": [name for name in columns if not all(_is_number(row[name]) for row in rows)]}
+    return {
+        "columns": columns,
+        "text": [name for name in columns if not all(_is_number(row[name]) for row in rows)],
+    }
 
 
 def _is_count(text: str) -> bool:

@@ -49,12 +49,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m evican_plate",
         description="CellProfiler with SegmentEVICAN over whole plates.",
-        epilog=f"file names that are known:\n{examples}\n\nexit codes: 0 all images done, 3 some failed (failures.csv), "
-        "1 none usable,\n2 wrong usage, or nothing could be run; 'status': 1 also while images are to be run",
+        epilog=f"file names that are known:\n{examples}\n\nexit codes: 0 all images done, 3 some failed (failures.csv),"
+        " 1 none usable,\n2 wrong usage, or nothing could be run; 'status': 1 also while images are to be run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    _add_run(verbs.add_parser("run", help="run a plate, or go on with it", formatter_class=argparse.HelpFormatter))
+    _add_run(
+        verbs.add_parser("run", help="run a plate, or go on with it", formatter_class=argparse.HelpFormatter)
+    )
     status = verbs.add_parser("status", help="say how far a run is")
     report = verbs.add_parser("report", help="write tables and report of what is done so far")
     for verb in (status, report):
@@ -64,22 +66,61 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("folder", type=Path, metavar="PLATE_FOLDER", help="images of a plate, or a folder for each of several plates")
+    add(
+        "folder",
+        type=Path,
+        metavar="PLATE_FOLDER",
+        help="images of a plate, or a folder for each of several plates",
+    )
     add("--output", type=Path, required=True, metavar="RESULTS", help="folder for tables and report")
-    add("--pipeline", type=Path, metavar="FILE", help=".cppipe with SegmentEVICAN (default: the morphology pipeline)")
+    add(
+        "--pipeline",
+        type=Path,
+        metavar="FILE",
+        help=".cppipe with SegmentEVICAN (default: the morphology pipeline)",
+    )
     add("--pattern", metavar="REGEX", help="file names, with the groups well (or row and column), site, time, channel, "
         "z, plate (default: detected)")  # fmt: skip
-    add("--channel", action="append", dest="channels", metavar="[NAME=]C", help="channel of the unstained image, and of "
-        "other images NAME of the pipeline; needed where there are several")  # fmt: skip
+    add("--channel", action="append", dest="channels", metavar="[NAME=]C", help="channel of the unstained image, and "
+        "of other images NAME of the pipeline; needed where there are several")  # fmt: skip
     add("--z", metavar="Z", help="the plane to take; needed where there are several")
-    add("--platemap", type=Path, metavar="CSV", help="a column 'well' and what is in the wells; joined to all tables")
-    add("--controls", metavar="COLUMN=VALUE", help="the control wells of the plate map (default: its column 'control')")
-    add("--workers", type=_positive, metavar="N", help="CellProfilers at a time (default: by cores and memory)")
-    add("--threads", type=_positive, metavar="N", help="cores of each (default: 1); changes the last digits of scores")
-    add("--shard-size", type=_positive, metavar="N", help="images for each start of CellProfiler (default: by size)")
+    add(
+        "--platemap",
+        type=Path,
+        metavar="CSV",
+        help="a column 'well' and what is in the wells; joined to all tables",
+    )
+    add(
+        "--controls",
+        metavar="COLUMN=VALUE",
+        help="the control wells of the plate map (default: its column 'control')",
+    )
+    add(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="CellProfilers at a time (default: by cores and memory)",
+    )
+    add(
+        "--threads",
+        type=_positive,
+        metavar="N",
+        help="cores of each (default: 1); changes the last digits of scores",
+    )
+    add(
+        "--shard-size",
+        type=_positive,
+        metavar="N",
+        help="images for each start of CellProfiler (default: by size)",
+    )
     add("--profile", metavar="P", help="run elsewhere: 'slurm', or a folder with a Snakemake profile")
     add("--cellprofiler", metavar="PATH", help="the command (default: on PATH, or of this checkout)")
-    add("--plugins", type=Path, metavar="FOLDER", help="folder of segmentevican.py (default: of this checkout)")
+    add(
+        "--plugins",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of segmentevican.py (default: of this checkout)",
+    )
 
 
 def _positive(text: str) -> int:

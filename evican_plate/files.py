@@ -79,7 +79,9 @@ def disk_full_named(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"the disk of {folder} is full; free some space and run the same command again") from error
+            raise DiskFull(
+                f"the disk of {folder} is full; free some space and run the same command again"
+            ) from error
         raise
 
 

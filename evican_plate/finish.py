@@ -98,7 +98,9 @@ def report_again(folder: Path, output: IO[str]) -> int:
         return finish(layout, plan, platemap, last["unplaced"], last["provenance"], output)
 
 
-def outcome_of(layout: Layout, plan: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], list[Failure], set[int]]:
+def outcome_of(
+    layout: Layout, plan: dict[str, Any]
+) -> tuple[dict[str, dict[str, Any]], list[Failure], set[int]]:
     """Return what is done (by key), all failures in the order of the plan, and the numbers of failed images."""
     wanted = {image["key"] for image in plan["images"]}
     done = {key: entry for key, entry in done_images(layout).items() if key in wanted}

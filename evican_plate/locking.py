@@ -32,7 +32,9 @@ def exclusive(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = file.read().strip() or "unknown"
-            raise OutputInUse(f"{path.parent}: another run works here ({holder}); wait for it or stop it") from error
+            raise OutputInUse(
+                f"{path.parent}: another run works here ({holder}); wait for it or stop it"
+            ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

@@ -26,7 +26,16 @@ from evican_plate.tables import TableWriter, open_database
 
 __all__ = ["Merged", "merge"]
 
-_DROPPED = ("ExecutionTime_", "ModuleError_", "Group_", "Metadata_", "URL_", "PathName_", "ImageNumber", "ProcessingStatus")
+_DROPPED = (
+    "ExecutionTime_",
+    "ModuleError_",
+    "Group_",
+    "Metadata_",
+    "URL_",
+    "PathName_",
+    "ImageNumber",
+    "ProcessingStatus",
+)
 _INTEGERS = ("Count_", "Parent_", "Number_Object_Number", "ImageNumber", "ObjectNumber")
 _NULLS = ["", "nan", "NaN", "NAN", "None"]
 
@@ -86,13 +95,17 @@ def merge(
         facts.add_images(image_table)
         numbers = pa.array([image["number"] for image in images], pa.int64())
         for name in sorted(set(columns) - {"Image"}):
-            schema = _schema(columns[name], metadata, ("ImageNumber", "ObjectNumber"), ("ImageNumber", "ObjectNumber"))
+            schema = _schema(
+                columns[name], metadata, ("ImageNumber", "ObjectNumber"), ("ImageNumber", "ObjectNumber")
+            )
             with TableWriter(folder, name.lower(), schema, database, f"Per_{name}", f"{name}_") as writer:
                 for piece in pieces:
                     table, places = _read(piece, name, columns[name], drop=("ImageNumber",))
                     if not len(table):
                         continue
-                    whole = _assemble(schema, table, {"ImageNumber": numbers.take(pa.array(places))}, metadata, places)
+                    whole = _assemble(
+                        schema, table, {"ImageNumber": numbers.take(pa.array(places))}, metadata, places
+                    )
                     writer.write(whole)
                     summary.add(name, table, places)
                     facts.add_objects(name, table, places)
@@ -109,7 +122,8 @@ def merge(
     finally:
         database.close()
     write_properties(folder / "plate.properties", plan, images_table, rows)
-    return Merged(images_table, wells, summary, {**rows, "Image": len(images), "Well": len(wells)})
+    counts = {name.lower(): count for name, count in rows.items()}
+    return Merged(images_table, wells, summary, {**counts, "images": len(images), "wells": len(wells)})
 
 
 def _metadata(images: Sequence[dict[str, Any]], platemap: PlateMap) -> dict[str, pa.Array]:
@@ -119,7 +133,9 @@ def _metadata(images: Sequence[dict[str, Any]], platemap: PlateMap) -> dict[str,
         "Metadata_Plate": pa.array([image["plate"] for image in images], pa.string()),
         "Metadata_Well": pa.array([image["well"] for image in images], pa.string()),
         "Metadata_Row": pa.array(letters, pa.string()),
-        "Metadata_Column": pa.array([int(i["well"][len(row) :]) for i, row in zip(images, letters)], pa.int64()),
+        "Metadata_Column": pa.array(
+            [int(i["well"][len(row) :]) for i, row in zip(images, letters)], pa.int64()
+        ),
         "Metadata_Site": pa.array([image["site"] for image in images], pa.int64()),
         "Metadata_Time": pa.array([image["time"] for image in images], pa.string()),
     }
@@ -148,7 +164,9 @@ def _columns(shards: set[Path]) -> dict[str, dict[str, pa.DataType]]:
         for table, description in read_json(shard / "done.json")["tables"].items():
             names.setdefault(table, set()).update(description["columns"])
             text.setdefault(table, set()).update(description["text"])
-    return {table: {name: _type(name, text[table]) for name in sorted(names[table])} for table in sorted(names)}
+    return {
+        table: {name: _type(name, text[table]) for name in sorted(names[table])} for table in sorted(names)
+    }
 
 
 def _type(name: str, text: set[str]) -> pa.DataType:
@@ -175,7 +193,9 @@ def _read_csv(path: Path, columns: tuple[tuple[str, pa.DataType], ...]) -> pa.Ta
     types = {name: pa.string() if kind == pa.string() else pa.float64() for name, kind in columns}
     return pyarrow.csv.read_csv(
         path,
-        convert_options=pyarrow.csv.ConvertOptions(column_types=types, null_values=_NULLS, strings_can_be_null=False),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=types, null_values=_NULLS, strings_can_be_null=False
+        ),
     )
 
 
@@ -205,7 +225,11 @@ def _read(
 
 
 def _assemble(
-    schema: pa.Schema, table: pa.Table, own: dict[str, pa.Array], metadata: dict[str, pa.Array], places: np.ndarray
+    schema: pa.Schema,
+    table: pa.Table,
+    own: dict[str, pa.Array],
+    metadata: dict[str, pa.Array],
+    places: np.ndarray,
 ) -> pa.Table:
     indices = pa.array(places)
     arrays = []
@@ -253,7 +277,9 @@ class _ImageFacts:
         for start, end in pieces:
             one = slice(start, end)
             self.covered[places[start]] = areas[one].sum()
-            self.densest[places[start]] = quality.tile_counts(x[one], y[one], areas[one], self._tile, self._diameter)
+            self.densest[places[start]] = quality.tile_counts(
+                x[one], y[one], areas[one], self._tile, self._diameter
+            )
 
     @property
     def confluency(self) -> np.ndarray:
@@ -277,9 +303,18 @@ def _with_quality(
         "nuclei": table.column(f"Count_{plan['pipeline']['nuclei']}").to_numpy(),
         "densest": facts.densest,
     }
-    flags = quality.flag_images([image["plate"] for image in images], measures, plan["cellprofiler"]["detections"])
-    names = {"Focus": "focus", "SaturatedShare": "saturated", "Confluency": "confluency", "MedianScore": "score"}
-    columns = {f"QC_{name}": pa.array(measures[key], pa.float64(), from_pandas=True) for name, key in names.items()}
+    flags = quality.flag_images(
+        [image["plate"] for image in images], measures, plan["cellprofiler"]["detections"]
+    )
+    names = {
+        "Focus": "focus",
+        "SaturatedShare": "saturated",
+        "Confluency": "confluency",
+        "MedianScore": "score",
+    }
+    columns = {
+        f"QC_{name}": pa.array(measures[key], pa.float64(), from_pandas=True) for name, key in names.items()
+    }
     columns["QC_DensestTile"] = pa.array(measures["densest"].astype(int), pa.int64())
     columns.update({f"QC_{name}": pa.array(flag.astype(int), pa.int64()) for name, flag in flags.items()})
     texts = [";".join(name for name in quality.FLAGS if flags[name][i]) for i in range(len(images))]
@@ -303,4 +338,3 @@ def _image_table(
     fields += [(name, column.type) for name, column in own.items() if name != "ImageNumber"]
     schema = pa.schema([*fields, *sorted(rest.items())])
     return _assemble(schema, table, own, metadata, np.arange(len(images)))
-

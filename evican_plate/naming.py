@@ -55,7 +55,7 @@ class Pattern:
             return None
         folders = PurePosixPath(path).parts[:-1]
         return Place(
-            plate=parts.get("plate", "").replace("/", "_") or _plate_of(folders),
+            plate=parts.get("plate", "").replace("/", "_") or _plate_of(folders, well),
             well=well,
             site=int(parts.get("site", 1)),
             time=_time_of(parts.get("time", "")) or _numbered(folders, "timepoint") or "1",
@@ -169,13 +169,14 @@ def _well_of(row: str, column: str) -> str | None:
     return normal_well(row + column)
 
 
-def _plate_of(folders: tuple[str, ...]) -> str:
+def _plate_of(folders: tuple[str, ...], well: str) -> str:
     """Return the innermost folder that is not one that a microscope makes below every plate."""
-    inner = re.compile(
-        r"^(images?|timepoint_?\d+|zstep_?\d+|tiff?s?|xy\d+|[a-p]\d{1,2}|\d{4}-\d{2}-\d{2}|\d+)$", re.IGNORECASE
-    )
-    for folder in reversed(folders):
-        if not inner.match(folder):
+    path = "/".join(folders)
+    # ImageXpress: plate/2021-08-06/1234/TimePoint_1
+    path = re.sub(r"/\d{4}-\d{2}-\d{2}(/\d+)?(?=/|$)", "", path)
+    inner = re.compile(r"^(images?|timepoint_?\d+|zstep_?\d+|tiff?s?|xy\d+)$", re.IGNORECASE)
+    for folder in reversed(path.split("/")):
+        if not inner.match(folder) and normal_well(folder) != well:
             return folder
     return ""
 

@@ -123,12 +123,16 @@ def read_pipeline(path: Path, input_folder: Path) -> Pipeline:
     head, modules = _parse(path, text)
     segmenting = [module for module in modules if module.name == "SegmentEVICAN"]
     if len(segmenting) != 1:
-        raise PlateError(f"{path}: has {len(segmenting)} SegmentEVICAN modules that are switched on; expected one")
+        raise PlateError(
+            f"{path}: has {len(segmenting)} SegmentEVICAN modules that are switched on; expected one"
+        )
     segment = segmenting[0]
     image = _loaded_image(modules, segment.setting("Select the input image"))
     weights = _weights(path, segment, input_folder)
     rescale = [value for module in modules for value in module.settings("Rescale intensities?")]
-    load = _Module("LoadData", _HEADER.format(6), _lines({**_LOAD_DATA, "Rescale intensities?": (rescale or ["Yes"])[0]}))
+    load = _Module(
+        "LoadData", _HEADER.format(6), _lines({**_LOAD_DATA, "Rescale intensities?": (rescale or ["Yes"])[0]})
+    )
     export = _Module("ExportToSpreadsheet", _HEADER.format(13), _lines(_EXPORT))
     kept = [load, *(module for module in modules if module.name not in _INPUT + _OUTPUT), export]
     return Pipeline(
@@ -162,7 +166,11 @@ def _parse(path: Path, text: str) -> tuple[list[str], list[_Module]]:
 
 
 def _text(head: list[str], modules: list[_Module]) -> str:
-    head = [f"ModuleCount:{len(modules)}" if line.startswith("ModuleCount:") else line for line in head if line.strip()]
+    head = [
+        f"ModuleCount:{len(modules)}" if line.startswith("ModuleCount:") else line
+        for line in head
+        if line.strip()
+    ]
     blocks = ["\n".join(head)]
     for number, module in enumerate(modules, 1):
         blocks.append("\n".join([f"{module.name}:[module_num:{number}|{module.header}", *module.lines]))

@@ -1,4 +1,4 @@
-"""What has to be run: every image gets a key of all that its result depends on; keys without a result go into shards."""
+"""What has to be run: each image has a key of all that its result depends on; keys without a result go into shards."""
 
 from __future__ import annotations
 
@@ -122,7 +122,12 @@ def _megapixels(images: Sequence[ImageSet]) -> float:
 
 
 def make_plan(
-    found: Found, pipeline: Pipeline, cellprofiler: CellProfiler, resources: Resources, layout: Layout, token: str
+    found: Found,
+    pipeline: Pipeline,
+    cellprofiler: CellProfiler,
+    resources: Resources,
+    layout: Layout,
+    token: str,
 ) -> dict[str, Any]:
     """Decide what is to be run, and write it to ``work/plan.json``.
 
@@ -139,10 +144,13 @@ def make_plan(
     """
     layout.make()
     clean(layout)
-    hashes = HashCache(layout.work / "hashes.json").of(path for image in found.images for path in image.files.values())
+    hashes = HashCache(layout.work / "hashes.json").of(
+        path for image in found.images for path in image.files.values()
+    )
     write_text(layout.work / "pipeline.cppipe", pipeline.text)
     common = json.dumps([FORMAT, pipeline.sha256, cellprofiler.identity, resources.threads], sort_keys=True)
-    images, failures = [], list(found.failures)
+    images: list[dict[str, Any]] = []
+    failures = list(found.failures)
     for image in found.images:
         contents = {name: hashes[path] for name, path in image.files.items()}
         broken = [content[1:] for content in contents.values() if content.startswith("!")]
@@ -151,7 +159,9 @@ def make_plan(
             continue
         names = {name: os.path.basename(path) for name, path in image.files.items()}
         place = [image.plate, image.well, image.site, image.time]
-        key = hashlib.sha256(json.dumps([common, contents, names, place], sort_keys=True).encode()).hexdigest()
+        key = hashlib.sha256(
+            json.dumps([common, contents, names, place], sort_keys=True).encode()
+        ).hexdigest()
         images.append({
             "number": len(images) + 1,
             "plate": image.plate,
@@ -219,7 +229,9 @@ def done_images(layout: Layout) -> dict[str, dict[str, Any]]:
         if record.get("format") != FORMAT:
             continue
         for entry in record["images"]:
-            found.setdefault(entry["key"], {**entry, "folder": str(path.parent / entry["run"]), "shard": path.parent.name})
+            found.setdefault(
+                entry["key"], {**entry, "folder": str(path.parent / entry["run"]), "shard": path.parent.name}
+            )
     return found
 
 
@@ -231,7 +243,12 @@ def clean(layout: Layout) -> None:
                 shutil.rmtree(path, ignore_errors=True)
         elif not (path / "done.json").exists() or not read_json(path / "done.json")["images"]:
             shutil.rmtree(path)
-    for path in [*layout.progress.iterdir(), layout.stop, *layout.work.glob(".*.part"), *layout.output.glob(".*.part")]:
+    for path in [
+        *layout.progress.iterdir(),
+        layout.stop,
+        *layout.work.glob(".*.part"),
+        *layout.output.glob(".*.part"),
+    ]:
         if path.is_dir():
             shutil.rmtree(path)
         else:

@@ -72,23 +72,33 @@ def read_platemap(path: Path, controls: str | None = None) -> PlateMap:
         raise PlateError(f"--platemap {path}: cannot be read: {error}") from error
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
-    rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(cell.strip() for cell in row)]
+    rows = [
+        row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(cell.strip() for cell in row)
+    ]
     header = [cell.strip() for cell in rows[0]] if rows else []
     lower = [name.lower() for name in header]
-    well_at = next((i for i, name in enumerate(lower) if name in ("well", "metadata_well", "well_position")), None)
+    well_at = next(
+        (i for i, name in enumerate(lower) if name in ("well", "metadata_well", "well_position")), None
+    )
     plate_at = next((i for i, name in enumerate(lower) if name in ("plate", "metadata_plate")), None)
     if well_at is None:
-        raise PlateError(f"--platemap {path}: no column 'well'; the columns are {', '.join(header) or '(none)'}")
+        raise PlateError(
+            f"--platemap {path}: no column 'well'; the columns are {', '.join(header) or '(none)'}"
+        )
     named = {i: _column(path, name) for i, name in enumerate(header) if i not in (well_at, plate_at) and name}
     if len(set(named.values())) < len(named):
         raise PlateError(f"--platemap {path}: two columns have the same name")
     wells: dict[tuple[str, str], dict[str, str]] = {}
     for number, row in enumerate(rows[1:], 2):
         if len(row) != len(header):
-            raise PlateError(f"--platemap {path}, row {number}: {len(row)} cells; the header has {len(header)}")
+            raise PlateError(
+                f"--platemap {path}, row {number}: {len(row)} cells; the header has {len(header)}"
+            )
         well = normal_well(row[well_at])
         if well is None:
-            raise PlateError(f"--platemap {path}, row {number}: {row[well_at]!r} is no well; expected A01 to AF48")
+            raise PlateError(
+                f"--platemap {path}, row {number}: {row[well_at]!r} is no well; expected A01 to AF48"
+            )
         key = (row[plate_at].strip() if plate_at is not None else "", well)
         if key in wells:
             raise PlateError(f"--platemap {path}, row {number}: well {well} comes twice")
@@ -101,7 +111,9 @@ def _column(path: Path, name: str) -> str:
     name = re.sub("^Metadata_", "", name)
     plain = "".join(part[:1].upper() + part[1:] for part in re.findall(r"[A-Za-z0-9]+", name))
     if not plain or plain in _RESERVED:
-        raise PlateError(f"--platemap {path}: a column may not be named {name!r}; the tables have one of their own")
+        raise PlateError(
+            f"--platemap {path}: a column may not be named {name!r}; the tables have one of their own"
+        )
     return f"Metadata_{plain}"
 
 

@@ -73,7 +73,9 @@ class Found:
     planes: list[str] = field(default_factory=list)
 
 
-def scan(folder: Path, channels: dict[str, str | None], pattern: str | None = None, z: str | None = None) -> Found:
+def scan(
+    folder: Path, channels: dict[str, str | None], pattern: str | None = None, z: str | None = None
+) -> Found:
     """Find and place the images below a folder.
 
     Parameters
@@ -117,7 +119,9 @@ def scan(folder: Path, channels: dict[str, str | None], pattern: str | None = No
         else:
             placed[file] = place
     if not placed:
-        raise PlateError(f"{folder}: the pattern {chosen.example} fits none of {len(files)} files, as {files[0]}")
+        raise PlateError(
+            f"{folder}: the pattern {chosen.example} fits none of {len(files)} files, as {files[0]}"
+        )
     found.channels = sorted({place.channel for place in placed.values()}, key=_natural)
     found.planes = sorted({place.z for place in placed.values()}, key=_natural)
     wanted = _wanted_channels(found, channels)
@@ -169,7 +173,9 @@ def _wanted_plane(found: Found, z: str | None) -> str:
     here = ", ".join(plane or "(none)" for plane in found.planes)
     if z is None:
         if len(found.planes) > 1:
-            raise PlateError(f"{found.folder} has the z planes {here}: choose one, for instance --z {found.planes[0]}")
+            raise PlateError(
+                f"{found.folder} has the z planes {here}: choose one, for instance --z {found.planes[0]}"
+            )
         return found.planes[0]
     if _plain(z) not in found.planes:
         raise PlateError(f"--z {z}: {found.folder} has only the planes {here}")
@@ -189,9 +195,9 @@ def _group(found: Found, placed: dict[str, Place], wanted: dict[str, str]) -> No
         doubles = {name: paths for name, paths in files.items() if len(paths) > 1}
         missing = [name for name in wanted if name not in files]
         if doubles:
-            for paths in doubles.values():
-                for path in paths:
-                    others = ", ".join(other for other in paths if other != path)
+            for same in doubles.values():
+                for path in same:
+                    others = ", ".join(other for other in same if other != path)
                     message = f"the same plate, well, site and time as {others}; neither is used"
                     found.failures.append(
                         Failure(plate, well, str(site), time, str(found.folder / path), "place", message)
@@ -223,7 +229,11 @@ def draw(found: Found) -> str:
         sizes = [(4, 6), (8, 12), (16, 24), (32, 48)]
         rows, columns = next(size for size in sizes if last_row <= size[0] and last_column <= size[1])
         sites, times = len({image.site for image in images}), len({image.time for image in images})
-        what = [f"{len(counts)} well{'s' * (len(counts) > 1)}", f"{sites} site{'s' * (sites > 1)}", f"{times} time point{'s' * (times > 1)}"]
+        what = [
+            f"{len(counts)} well{'s' * (len(counts) > 1)}",
+            f"{sites} site{'s' * (sites > 1)}",
+            f"{times} time point{'s' * (times > 1)}",
+        ]
         lines.append(f"plate {plate}: {', '.join(what)}, {len(images)} images")
         if plates.index(plate) >= _DRAWN:
             continue
@@ -237,7 +247,9 @@ def draw(found: Found) -> str:
 
 def _natural(text: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key that counts numbers as numbers."""
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", text))
+    return tuple(
+        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", text)
+    )
 
 
 def _plain(text: str) -> str:

@@ -25,7 +25,13 @@ class Progress:
     """
 
     def __init__(self, folder: Path, total: int, done: int, failed: int, output: IO[str]) -> None:
-        self._folder, self._total, self._done, self._failed, self._output = folder, total, done, failed, output
+        self._folder, self._total, self._done, self._failed, self._output = (
+            folder,
+            total,
+            done,
+            failed,
+            output,
+        )
         self._start = self._shown = time.monotonic()
         self._moving = output.isatty()
         self._last = ""

@@ -45,9 +45,7 @@ def image_quality(path: Path) -> dict[str, float]:
     variance = float(grey.var())
     if min(grey.shape) < 3 or variance == 0:
         return {"focus": 0.0, "saturated": saturated}
-    laplacian = (
-        grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
-    )
+    laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
     return {"focus": float(laplacian.var()) / variance, "saturated": saturated}
 
 

@@ -69,7 +69,8 @@ def write_report(
                 "about": {
                     name[len("Metadata_") :]: row[name]
                     for name in row
-                    if name.startswith("Metadata_") and name not in ("Metadata_Plate", "Metadata_Well", "Metadata_Time")
+                    if name.startswith("Metadata_")
+                    and name not in ("Metadata_Plate", "Metadata_Well", "Metadata_Time")
                 },
                 "images": row["Count_Images"],
                 "failed": row["Count_FailedImages"],
@@ -92,20 +93,26 @@ def write_report(
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     page = (_HERE / "report_page.html").read_text(encoding="utf-8")
     script = (_HERE / "report_page.js").read_text(encoding="utf-8")
-    page = page.replace("__TITLE__", html.escape(data["title"]))
+    page = page.replace("__TITLE__", html.escape(Path(plan["folder"]).name))
     before, _, after = page.partition("__SCRIPT__")
     path.write_text(f"{before}const DATA = {text};\n{script}{after}", encoding="utf-8")
 
 
 def _features(wells: pa.Table) -> tuple[dict[str, list[float | None]], int]:
     """Return the values that a heat map can show, counts and confluency first, and how many did not fit."""
-    names = [name for name in wells.column_names if not name.startswith(("Metadata_", "Count_Images", "Count_Failed"))]
+    names = [
+        name
+        for name in wells.column_names
+        if not name.startswith(("Metadata_", "Count_Images", "Count_Failed"))
+    ]
     names = [name for name in names if not name.endswith("_MAD")]
-    order = sorted(names, key=lambda name: (not name.startswith(("Count_", "Confluency")), name.endswith("_RobustZ")))
-    fitting = order[: max(1, MAXIMUM_VALUES // max(1, len(wells)))]
-    return {name: [_short(value) for value in wells.column(name).to_pylist()] for name in fitting}, len(order) - len(
-        fitting
+    order = sorted(
+        names, key=lambda name: (not name.startswith(("Count_", "Confluency")), name.endswith("_RobustZ"))
     )
+    fitting = order[: max(1, MAXIMUM_VALUES // max(1, len(wells)))]
+    return {name: [_short(value) for value in wells.column(name).to_pylist()] for name in fitting}, len(
+        order
+    ) - len(fitting)
 
 
 def _short(value: float | None) -> float | None:
@@ -121,7 +128,7 @@ def _pictures(
         if image["number"] in saved or image["number"] not in summary.failed:
             well = summary.groups[image["plate"], image["well"], image["time"]]
             images.setdefault(well, []).append(image)
-    pictures = {}
+    pictures: dict[int, dict[str, Any]] = {}
     for well, mine in images.items():
         links = [(f"site {image['site']}", _shown(saved.get(image["number"], []))) for image in mine]
         picture: dict[str, Any] = {"links": [(text, link) for text, link in links if link]}
@@ -174,7 +181,10 @@ def _flagged(images: pa.Table, saved: dict[int, list[str]]) -> list[dict[str, An
 def _distributions(summary: Summary, wells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return histograms of each feature by treatment, of up to 100 evenly chosen objects of each well."""
     names = [name for name in summary.platemap.columns if name != "Metadata_Control"]
-    by = next((name for name in names if name.lower().endswith(("treatment", "compound"))), names[0] if names else None)
+    by = next(
+        (name for name in names if name.lower().endswith(("treatment", "compound"))),
+        names[0] if names else None,
+    )
     groups: dict[str, list[int]] = {}
     for i, row in enumerate(wells):
         groups.setdefault(str(row[by]) if by else "all wells", []).append(i)
@@ -190,8 +200,11 @@ def _distributions(summary: Summary, wells: Sequence[dict[str, Any]]) -> dict[st
             low, high = (float(f"{value:.4g}") for value in np.percentile(known, [0.5, 99.5]))
             if not high > low:
                 continue
-            counts = {n: np.histogram(np.clip(v[:, i], low, high), _BINS, (low, high))[0].tolist() for n, v in pooled.items()}
-            found[f"{table}_{feature}"] = {"low": low, "high": high, "counts": list(counts.values())}
+            counts = [
+                np.histogram(np.clip(values[:, i], low, high), _BINS, (low, high))[0].tolist()
+                for values in pooled.values()
+            ]
+            found[f"{table}_{feature}"] = {"low": low, "high": high, "counts": counts}
     by_text = by[len("Metadata_") :] if by else ""
     return {"by": by_text, "groups": sorted(shown), "order": shown, "all": len(groups), "features": found}
 

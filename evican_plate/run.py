@@ -113,7 +113,9 @@ def _tell_left_out(found: Found, output: IO[str]) -> None:
         print(f"left out: {failure.file}: {failure.message}", file=output)
 
 
-def _run_shards(layout: Layout, plan: dict[str, Any], workers: int, profile: str | None, output: IO[str]) -> None:
+def _run_shards(
+    layout: Layout, plan: dict[str, Any], workers: int, profile: str | None, output: IO[str]
+) -> None:
     """Let Snakemake run the shards, and show how far it is."""
     before = len(done_images(layout).keys() & {image["key"] for image in plan["images"]})
     total = len(plan["images"])
@@ -146,7 +148,9 @@ def _run_shards(layout: Layout, plan: dict[str, Any], workers: int, profile: str
     if full:
         raise DiskFull(full[0].partition(": ")[2])
     if process.returncode < 0:
-        raise PlateError(f"the workflow was ended by signal {-process.returncode}; run the same command again")
+        raise PlateError(
+            f"the workflow was ended by signal {-process.returncode}; run the same command again"
+        )
     if process.returncode and not any(layout.shards.glob("*/done.json")) and not texts:
         last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-15:]
         raise PlateError("the workflow could not be run:\n" + "\n".join(last))
@@ -165,7 +169,9 @@ def _snakemake(layout: Layout, workers: int, profile: str | None, plan: dict[str
         shipped = _WORKFLOW / profile
         folder = shipped if (shipped / "config.yaml").exists() else Path(profile)
         if not any((folder / name).exists() for name in ("config.yaml", "config.v8+.yaml")):
-            raise PlateError(f"--profile {profile}: neither a profile of evican_plate nor a folder with config.yaml")
+            raise PlateError(
+                f"--profile {profile}: neither a profile of evican_plate nor a folder with config.yaml"
+            )
         command += ["--workflow-profile", str(folder.absolute())]
     return [*command, "--config", f"plan={layout.plan}", f"python={sys.executable}", f"path={path}"]
 
@@ -173,5 +179,3 @@ def _snakemake(layout: Layout, workers: int, profile: str | None, plan: dict[str
 def command_line(arguments: list[str]) -> str:
     """Return the command as it could be typed again."""
     return shlex.join(["python", "-m", "evican_plate", *arguments])
-
-

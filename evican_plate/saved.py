@@ -12,7 +12,9 @@ from evican_plate.plan import Layout
 __all__ = ["publish_saved"]
 
 
-def publish_saved(layout: Layout, plan: dict[str, Any], done: dict[str, dict[str, Any]]) -> dict[int, list[str]]:
+def publish_saved(
+    layout: Layout, plan: dict[str, Any], done: dict[str, dict[str, Any]]
+) -> dict[int, list[str]]:
     """Link the saved images of all shards into ``images/<plate>/``, named after well, site and time.
 
     Parameters

@@ -19,7 +19,7 @@ MAD_TO_SIGMA = 1.4826  # of a normal distribution
 
 
 def group_images(images: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], int]:
-    """Number the wells (plate, well, time) in the order of the images, which come well by well."""
+    """Return a number for each well (plate, well, time), in the order of the images."""
     groups: dict[tuple[str, str, str], int] = {}
     for image in images:
         groups.setdefault((image["plate"], image["well"], image["time"]), len(groups))
@@ -62,7 +62,9 @@ class Summary:
     def add(self, name: str, table: pa.Table, places: np.ndarray) -> None:
         """Add rows of an object table; ``places`` [N] are those of their images."""
         if name not in self.features:
-            columns = [f.name for f in table.schema if f.type != pa.string() and not f.name.startswith(_NO_FEATURE)]
+            columns = [
+                f.name for f in table.schema if f.type != pa.string() and not f.name.startswith(_NO_FEATURE)
+            ]
             self.features[name] = columns
             shape = (len(self.groups), len(columns))
             self.medians[name], self.mads[name] = np.full(shape, np.nan), np.full(shape, np.nan)
@@ -108,10 +110,14 @@ class Summary:
             "Metadata_Time": pa.array([time for _, _, time in keys], pa.string()),
         }
         for column in self.platemap.columns:
-            columns[column] = pa.array([self.platemap.of(plate, well)[column] for plate, well, _ in keys], pa.string())
+            columns[column] = pa.array(
+                [self.platemap.of(plate, well)[column] for plate, well, _ in keys], pa.string()
+            )
         failed = np.zeros(len(keys), int)
         for image in self._planned:
-            failed[self.groups[image["plate"], image["well"], image["time"]]] += image["number"] in self.failed
+            failed[self.groups[image["plate"], image["well"], image["time"]]] += (
+                image["number"] in self.failed
+            )
         done = np.bincount(self._group, minlength=len(keys))
         columns["Count_Images"] = pa.array(done, pa.int64())
         columns["Count_FailedImages"] = pa.array(failed, pa.int64())
@@ -141,7 +147,9 @@ class Summary:
         covered = np.bincount(self._group, share * pixels, wells)
         return np.divide(covered, total, out=np.full(wells, np.nan), where=total > 0)
 
-    def _robust_z(self, keys: list[tuple[str, str, str]], numbers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _robust_z(
+        self, keys: list[tuple[str, str, str]], numbers: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         """Return, for each column, how far a well is from the control wells of its plate and time."""
         control = np.array([self.platemap.is_control(plate, well) for plate, well, _ in keys])
         if not control.any():
@@ -165,7 +173,7 @@ class Summary:
 
 
 def _median(matrix: np.ndarray) -> np.ndarray:
-    """Return the median of each column [features] of [objects, features], not counting NaN; NaN where nothing is left."""
+    """Return the median of each column [features] of [objects, features], without NaN; NaN where nothing is left."""
     ordered = np.sort(matrix, axis=0)  # NaN last
     known = np.isfinite(ordered).sum(0)
     columns = np.arange(matrix.shape[1])

@@ -130,10 +130,13 @@ def _create_table(database: sqlite3.Connection, table: str, schema: pa.Schema, p
     """Create a table and return the statement that fills it."""
     keys = [name for name in ("ImageNumber", "ObjectNumber") if name in schema.names]
     columns = [
-        f'"{field.name if field.name in keys else prefix + field.name}" {_SQLITE_TYPES[field.type]}' for field in schema
+        f'"{field.name if field.name in keys else prefix + field.name}" {_SQLITE_TYPES[field.type]}'
+        for field in schema
     ]
     primary = f", PRIMARY KEY ({', '.join(keys)})" if keys else ""
-    database.execute(f'CREATE TABLE "{table}" ({", ".join(columns)}{primary})' + (" WITHOUT ROWID" if keys else ""))
+    database.execute(
+        f'CREATE TABLE "{table}" ({", ".join(columns)}{primary})' + (" WITHOUT ROWID" if keys else "")
+    )
     return f'INSERT INTO "{table}" VALUES ({", ".join("?" * len(columns))})'
 
 

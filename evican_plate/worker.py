@@ -165,7 +165,11 @@ def _keep(shard: _Shard, batch: list[dict[str, Any]], outcome: Attempt) -> None:
 
 def _saved_files(folder: Path, batch: Sequence[dict[str, Any]]) -> dict[int, list[str]]:
     """Return, by image number, the files that the pipeline saved: their names begin with that of the image."""
-    stems = {os.path.splitext(os.path.basename(path))[0]: image for image in batch for path in image["files"].values()}
+    stems = {
+        os.path.splitext(os.path.basename(path))[0]: image
+        for image in batch
+        for path in image["files"].values()
+    }
     saved: dict[int, list[str]] = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix.lower() not in (".csv", ".log", ".txt"):
