@@ -189,6 +189,7 @@ def _judge(
         try:
             return Attempt(folder, tables=check_run(folder, images, plan["pipeline"]))
         except NotSegmentedError as error:
+            _check_space(folder, text)
             raise SetupError(str(error)) from error
         except IncompleteError as error:
             _check_space(folder, text)

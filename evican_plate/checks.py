@@ -41,9 +41,12 @@ def check_run(
     ------
     IncompleteError, NotSegmentedError
     """
-    rows = _read(folder / "Image.csv", needed=True)
+    rows = _read(folder / "Image.csv", needed=False)
     if not rows:
-        raise NotSegmentedError("CellProfiler worked on no image: Image.csv has no row")
+        raise NotSegmentedError(
+            "SegmentEVICAN did not run (CellProfiler ended as if all were well, but wrote no row of Image.csv): it "
+            "leaves out a plug-in that cannot be imported and all modules after it"
+        )
     module = f"{pipeline['segment_module']:02d}SegmentEVICAN"
     counts = (f"Count_{pipeline['cells']}", f"Count_{pipeline['nuclei']}")
     for column in (*counts, f"ModuleError_{module}", f"ExecutionTime_{module}"):

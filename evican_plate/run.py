@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -173,7 +174,23 @@ def _snakemake(layout: Layout, workers: int, profile: str | None, plan: dict[str
                 f"--profile {profile}: neither a profile of evican_plate nor a folder with config.yaml"
             )
         command += ["--workflow-profile", str(folder.absolute())]
+        if _slurm_keeps_no_accounts():
+            # the executor asks sacct otherwise, which knows of no job then
+            command += ["--slurm-status-command", "squeue"]
     return [*command, "--config", f"plan={layout.plan}", f"python={sys.executable}", f"path={path}"]
+
+
+def _slurm_keeps_no_accounts() -> bool:
+    try:
+        shown = subprocess.run(
+            ["scontrol", "show", "config"], capture_output=True, text=True, timeout=30
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return (
+        re.search(r"^AccountingStorageType\s*=\s*(accounting_storage/none|\(null\))", shown, re.MULTILINE)
+        is not None
+    )
 
 
 def command_line(arguments: list[str]) -> str:

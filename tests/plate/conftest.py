@@ -60,7 +60,11 @@ def evican_plate(*arguments, timeout=900):
 
 def tables(output):
     """Return the content of all final tables, which must be the same to the byte."""
-    names = [path.name for path in output.iterdir() if path.suffix in (".parquet", ".csv", ".sqlite", ".properties")]
+    names = [
+        path.name
+        for path in output.iterdir()
+        if path.suffix in (".parquet", ".csv", ".sqlite", ".properties")
+    ]
     return {name: (output / name).read_bytes() for name in sorted(names)}
 
 

@@ -111,7 +111,13 @@ def _write_shard(layout, images, cells, features, seed):
     text = ["FileName_Unstained", "PathName_Unstained", "Metadata_Well"]
     described["Image"] = {"columns": frame.column_names, "text": text}
     entries = [
-        {"key": image["key"], "run": "run1", "number": number, "saved": [], "quality": {"focus": 0.5, "saturated": 0.0}}
+        {
+            "key": image["key"],
+            "run": "run1",
+            "number": number,
+            "saved": [],
+            "quality": {"focus": 0.5, "saturated": 0.0},
+        }
         for number, image in zip(numbers, images)
     ]
     record = {"format": FORMAT, "id": folder.name, "images": entries, "failures": [], "tables": described}
@@ -124,7 +130,9 @@ def _count(image, cells, seed):
 
 def _objects(images, counts, table, features, seed):
     matrices = [
-        np.random.default_rng([seed, image["number"], TABLES.index(table)]).gamma(2.0, 100.0, (count, features + 4))
+        np.random.default_rng([seed, image["number"], TABLES.index(table)]).gamma(
+            2.0, 100.0, (count, features + 4)
+        )
         for image, count in zip(images, counts)
     ]
     matrix = np.concatenate(matrices).round(6)

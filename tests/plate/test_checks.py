@@ -6,7 +6,9 @@ import csv
 
 import pytest
 
-pytest.importorskip("pyarrow", reason="evican_plate is not installed here: EVICAN_CELLPROFILER=plate script/test")
+pytest.importorskip(
+    "pyarrow", reason="evican_plate is not installed here: EVICAN_CELLPROFILER=plate script/test"
+)
 
 from evican_plate.checks import IncompleteError, NotSegmentedError, check_run  # noqa: E402
 
@@ -50,7 +52,7 @@ def test_whole_tables_pass(folder):
 
 def test_no_table(folder):
     (folder / "Image.csv").unlink()
-    with pytest.raises(IncompleteError, match=r"no Image\.csv"):
+    with pytest.raises(NotSegmentedError, match=r"no row of Image\.csv"):
         check_run(folder, IMAGES, PIPELINE)
 
 

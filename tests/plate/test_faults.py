@@ -21,7 +21,7 @@ pa = pytest.importorskip(
 )
 
 import psutil  # noqa: E402
-import pyarrow.parquet  # noqa: E402
+import pyarrow.parquet  # noqa: E402, F401  pa.parquet
 from conftest import PLATE, ROOT, environment, evican_plate, make_plate, tables  # noqa: E402
 
 pytestmark = pytest.mark.long
@@ -100,7 +100,11 @@ class TestFinished:
         output, _ = finished
         names = {path.relative_to(output).as_posix() for path in (output / "images").rglob("*.*")}
         stem = f"{PLATE}_A01_s1_w1"
-        for folder, suffix in [("overlays", "overlay.png"), ("labels", "cells.tiff"), ("labels", "nuclei.tiff")]:
+        for folder, suffix in [
+            ("overlays", "overlay.png"),
+            ("labels", "cells.tiff"),
+            ("labels", "nuclei.tiff"),
+        ]:
             assert f"images/{PLATE}/{folder}/A01_s1_{stem}_{suffix}" in names
         assert len(names) == 12
 
@@ -132,7 +136,7 @@ class TestFinished:
 
 class TestKilled:
     def test_kills_leave_no_trace(self, plate, finished, cellprofiler, tmp_path):
-        """CellProfiler, a worker, Snakemake and the run itself, each killed at a random moment, then once to the end."""
+        """CellProfiler, a worker, Snakemake and the run itself, each killed at a random moment."""
         chance = random.Random(7)
         for what in ("cellprofiler", "evican_plate.worker", "snakemake", "run"):
             process = start(plate, tmp_path, cellprofiler, "--workers", 1, "--shard-size", 2)

@@ -13,7 +13,7 @@ pa = pytest.importorskip(
     "pyarrow", reason="evican_plate is not installed here: EVICAN_CELLPROFILER=plate script/test"
 )
 
-import pyarrow.parquet  # noqa: E402
+import pyarrow.parquet  # noqa: E402, F401  pa.parquet
 from conftest import tables  # noqa: E402
 from generated import make_output  # noqa: E402
 
@@ -69,7 +69,11 @@ def test_rows_and_keys(plate):
         counts = objects.groupby("ImageNumber").size().reindex(images["ImageNumber"], fill_value=0)
         assert counts.tolist() == images["Count_Cells"].tolist()
         keys = ["Plate", "Well", "Row", "Column", "Site", "Time", "Treatment"]
-        assert objects.columns[:9].tolist() == ["ImageNumber", "ObjectNumber", *(f"Metadata_{key}" for key in keys)]
+        assert objects.columns[:9].tolist() == [
+            "ImageNumber",
+            "ObjectNumber",
+            *(f"Metadata_{key}" for key in keys),
+        ]
         assert objects["Metadata_Well"].tolist() == [WELLS[(n - 1) // 3] for n in objects["ImageNumber"]]
         assert objects["ObjectNumber"].dtype == np.int64 and objects["AreaShape_Area"].dtype == np.float64
 
@@ -84,7 +88,9 @@ def test_csv_says_the_same(plate):
             values = table.column(column).to_pylist()
             if table.schema.field(column).type == pa.string():
                 # a spreadsheet must not take text for a formula
-                assert [row[column] for row in rows] == [("'" + v if v.startswith("=") else v) for v in values]
+                assert [row[column] for row in rows] == [
+                    ("'" + v if v.startswith("=") else v) for v in values
+                ]
             else:
                 assert [float(row[column]) if row[column] else None for row in rows] == values
 
@@ -125,7 +131,10 @@ def test_failed_images_leave_the_rest(tmp_path, plate):
     assert code == 3
     with open(layout.output / "failures.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["well"], row["site"], row["stage"]) for row in rows] == [("A01", "2", "run"), ("B03", "3", "run")]
+    assert [(row["well"], row["site"], row["stage"]) for row in rows] == [
+        ("A01", "2", "run"),
+        ("B03", "3", "run"),
+    ]
     mine, theirs = read(layout.output, "cells").to_pandas(), read(plate, "cells").to_pandas()
     kept = theirs[~theirs["ImageNumber"].isin([2, 18])].reset_index(drop=True)
     assert mine.equals(kept)
@@ -149,7 +158,9 @@ def test_no_object_anywhere(tmp_path):
 def test_two_plates_are_compared_within_themselves(tmp_path):
     layout, _, _ = finished(tmp_path, plates=("P1", "P2"))
     wells = read(layout.output, "wells").to_pandas()
-    z = wells.loc[wells["Metadata_Treatment"] == "=DMSO"].groupby("Metadata_Plate")["Cells_AreaShape_Area_RobustZ"]
+    z = wells.loc[wells["Metadata_Treatment"] == "=DMSO"].groupby("Metadata_Plate")[
+        "Cells_AreaShape_Area_RobustZ"
+    ]
     assert z.median().abs().tolist() == pytest.approx([0, 0])
 
 

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-pytest.importorskip("pyarrow", reason="evican_plate is not installed here: EVICAN_CELLPROFILER=plate script/test")
+pytest.importorskip(
+    "pyarrow", reason="evican_plate is not installed here: EVICAN_CELLPROFILER=plate script/test"
+)
 
 from evican_plate.errors import PlateError  # noqa: E402
 from evican_plate.naming import PATTERNS, custom, detect, normal_well  # noqa: E402
@@ -16,7 +18,11 @@ from evican_plate.plates import draw, scan  # noqa: E402
 
 NAMES = [
     ("Opera Phenix, Operetta", "r01c01f01p01-ch1sk1fk1fl1.tiff", ("", "A01", 1, "1", "1", "1")),
-    ("Opera Phenix, Operetta", "Run__2021/Images/r16c24f09p02-ch2sk3fk1fl1.tiff", ("Run__2021", "P24", 9, "3", "2", "2")),
+    (
+        "Opera Phenix, Operetta",
+        "Run__2021/Images/r16c24f09p02-ch2sk3fk1fl1.tiff",
+        ("Run__2021", "P24", 9, "3", "2", "2"),
+    ),
     ("ImageXpress", "A01_s1_w1.tif", ("", "A01", 1, "1", "1", "")),
     ("ImageXpress", "A01_s10_w1.tif", ("", "A01", 10, "1", "1", "")),
     ("ImageXpress", "x/TimePoint_3/ZStep_2/Dose_1_B12_s3_w2.TIF", ("Dose_1", "B12", 3, "3", "2", "2")),
@@ -49,7 +55,9 @@ class TestPatterns:
         assert found is not None and found.name == name
         assert vars(found.place(path)) == dict(zip(("plate", "well", "site", "time", "channel", "z"), place))
 
-    @pytest.mark.parametrize("path", ["noise.tif", "A49_f01.tif", "A01_s1_w1_thumb0AB.tif", "XY01/Image_XY01_CH1.tif"])
+    @pytest.mark.parametrize(
+        "path", ["noise.tif", "A49_f01.tif", "A01_s1_w1_thumb0AB.tif", "XY01/Image_XY01_CH1.tif"]
+    )
     def test_what_names_no_well_is_not_placed(self, path):
         assert [pattern.name for pattern in PATTERNS if pattern.place(path)] == []
 
@@ -77,8 +85,8 @@ class TestScan:
                           for s in (1, 2)))  # fmt: skip
         found = scan(tmp_path, {"Unstained": None})
         places = [(i.plate, i.well, i.time, i.site) for i in found.images]
-        assert places[:5] == [("P2", "A02", "1", 1), ("P2", "A02", "1", 2), ("P2", "A02", "2", 1), ("P2", "A02", "2", 2),
-                              ("P2", "A10", "1", 1)]  # fmt: skip
+        assert places[:5] == [("P2", "A02", "1", 1), ("P2", "A02", "1", 2), ("P2", "A02", "2", 1),
+                              ("P2", "A02", "2", 2), ("P2", "A10", "1", 1)]  # fmt: skip
         assert len(places) == 16 and places[8][0] == "P10"
         drawn = draw(found)
         assert "plate P2: 2 wells, 2 sites, 2 time points, 8 images" in drawn
@@ -113,7 +121,10 @@ class TestScan:
         touch(tmp_path, "P/A01_s1_w1.tif", "P/again/P_A01_s1_w1.tif", "P/A02_s1_w1.tif")
         found = scan(tmp_path, {"Unstained": None})
         assert [i.well for i in found.images] == ["A02"]
-        assert sorted(os.path.basename(f.file) for f in found.failures) == ["A01_s1_w1.tif", "P_A01_s1_w1.tif"]
+        assert sorted(os.path.basename(f.file) for f in found.failures) == [
+            "A01_s1_w1.tif",
+            "P_A01_s1_w1.tif",
+        ]
         assert all("neither is used" in f.message for f in found.failures)
 
     def test_unplaced_files_are_listed(self, tmp_path):

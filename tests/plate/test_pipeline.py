@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("pyarrow", reason="evican_plate is not installed here: EVICAN_CELLPROFILER=plate script/test")
+pytest.importorskip(
+    "pyarrow", reason="evican_plate is not installed here: EVICAN_CELLPROFILER=plate script/test"
+)
 
 from evican_plate.errors import PlateError  # noqa: E402
 from evican_plate.pipeline import DEFAULT_PIPELINE, read_pipeline  # noqa: E402
@@ -25,13 +27,20 @@ def edited(tmp_path, *changes):
 
 
 def test_images_modules_become_load_data(tmp_path):
-    table, files = (read_pipeline(FOLDER / f"morphology{suffix}.cppipe", tmp_path) for suffix in ("_loaddata", ""))
+    table, files = (
+        read_pipeline(FOLDER / f"morphology{suffix}.cppipe", tmp_path) for suffix in ("_loaddata", "")
+    )
     assert table.text == files.text
     names = re.findall(r"^(\w+):\[module_num:(\d+)\|", table.text, flags=re.MULTILINE)
     assert names[0] == ("LoadData", "1") and names[-1] == ("ExportToSpreadsheet", str(table.modules))
     assert [int(number) for _, number in names] == list(range(1, table.modules + 1))
     assert f"ModuleCount:{table.modules}\n" in table.text
-    assert (table.image, table.cells, table.nuclei, table.weights) == ("Unstained", "Cells", "Nuclei", "bundled")
+    assert (table.image, table.cells, table.nuclei, table.weights) == (
+        "Unstained",
+        "Cells",
+        "Nuclei",
+        "bundled",
+    )
     assert names[table.segment_module - 1][0] == "SegmentEVICAN"
 
 

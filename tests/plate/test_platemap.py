@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("pyarrow", reason="evican_plate is not installed here: EVICAN_CELLPROFILER=plate script/test")
+pytest.importorskip(
+    "pyarrow", reason="evican_plate is not installed here: EVICAN_CELLPROFILER=plate script/test"
+)
 
 from evican_plate.errors import PlateError  # noqa: E402
 from evican_plate.platemap import PlateMap, read_platemap  # noqa: E402
@@ -16,7 +18,9 @@ def write(path, text):
 
 
 def test_wells_and_names(tmp_path):
-    found = read_platemap(write(tmp_path / "m.csv", "\ufeffWell;cell line;dose (µM)\na1;HeLa;0,5\nB12;CHO;\n\n"))
+    found = read_platemap(
+        write(tmp_path / "m.csv", "\ufeffWell;cell line;dose (µM)\na1;HeLa;0,5\nB12;CHO;\n\n")
+    )
     assert found.columns == ("Metadata_CellLine", "Metadata_DoseM")
     assert found.of("any plate", "A01") == {"Metadata_CellLine": "HeLa", "Metadata_DoseM": "0,5"}
     assert found.of("any plate", "C01") == {"Metadata_CellLine": "", "Metadata_DoseM": ""}
