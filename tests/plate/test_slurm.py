@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ pytest.importorskip(
 from conftest import evican_plate, make_plate, tables  # noqa: E402
 
 pytestmark = pytest.mark.long
+SETTINGS = Path("/etc/slurm/slurm.conf")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "sinfo")
 # What a one-node cluster needs; all its files are in {folder}.
 CONFIGURATION = """\
@@ -43,7 +45,6 @@ SelectTypeParameters=CR_Core
 ReturnToService=2
 MpiDefault=none
 PlugStackConfig=/dev/null
-TaskProlog={folder}/prolog
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory=6000 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
@@ -87,10 +88,12 @@ def says(command, text, seconds=60):
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    """Start the cluster; commands find it through SLURM_CONF."""
+    """Start the cluster. Its configuration must be in the usual place: jobs lose the variable that names another."""
     install()
     if os.geteuid() != 0:
         pytest.skip("the daemons of Slurm are started by root here")
+    if SETTINGS.exists() or SETTINGS.is_symlink():
+        pytest.skip(f"{SETTINGS} is there: this machine has a Slurm of its own")
     folder = tmp_path_factory.mktemp("slurm")
     for name in ("state", "spool"):
         (folder / name).mkdir()
@@ -102,19 +105,15 @@ def slurm(tmp_path_factory):
         host=host, folder=folder, port=port, other_port=other_port, cores=min(2, os.cpu_count() or 1)
     )
     (folder / "slurm.conf").write_text(text, encoding="ascii")
-    # the variables of Slurm are not handed to jobs, and this one lies where no job would look for it
-    (folder / "prolog").write_text(
-        f"#!/bin/sh\necho export SLURM_CONF={folder}/slurm.conf\n", encoding="ascii"
-    )
-    (folder / "prolog").chmod(0o755)
     munge = [
         f"--{what}={folder}/munge.{what.split('-')[0]}"
         for what in ("socket", "key-file", "pid-file", "seed-file")
     ]
-    variables = {"SLURM_CONF": f"{folder}/slurm.conf", "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     patch = pytest.MonkeyPatch()
-    for name, value in variables.items():
-        patch.setenv(name, value)
+    patch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    patch.delenv("SLURM_CONF", raising=False)
+    SETTINGS.parent.mkdir(exist_ok=True)
+    SETTINGS.symlink_to(folder / "slurm.conf")
     # in the foreground, so that these very processes can be ended again; munged looks at the modes of parents: --force
     commands = [
         ["munged", "--foreground", "--force", f"--log-file={folder}/munge.log", *munge],
@@ -133,6 +132,7 @@ def slurm(tmp_path_factory):
         for daemon in reversed(daemons):
             daemon.terminate()
             daemon.wait(30)
+        SETTINGS.unlink()
         patch.undo()
 
 
