@@ -19,19 +19,30 @@ import time
 from pathlib import Path
 
 import psutil
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 EXAMPLES = sorted((ROOT / "pipelines" / "example_plate").glob("*.jpg"))
 
 
-def make_plate(folder: Path, images: int) -> Path:
-    """Link the example images to wells of a 96-well plate."""
+def make_plate(folder: Path, images: int, scale: float) -> Path:
+    """Copy the example images, at a scale, to wells of a 96-well plate."""
     folder.mkdir()
     for i in range(images):
         well = f"{'ABCDEFGH'[i // 12]}{i % 12 + 1:02d}"
-        shutil.copy(EXAMPLES[i % len(EXAMPLES)], folder / f"Bench_{well}_s1_w1.jpg")
+        with Image.open(EXAMPLES[i % len(EXAMPLES)]) as image:
+            gray = image.convert("L")
+        gray.resize((round(gray.width * scale), round(gray.height * scale))).save(
+            folder / f"Bench_{well}_s1_w1.png"
+        )
     return folder
+
+
+def megapixels(path: Path) -> float:
+    """Return the size of an image."""
+    with Image.open(path) as image:
+        return image.width * image.height / 1e6
 
 
 def measured(command: list[str], environment: dict[str, str]) -> dict[str, float]:
@@ -77,12 +88,13 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=96)
+    parser.add_argument("--scale", type=float, default=1.0, help="of the example images (default: 1)")
     parser.add_argument("--cellprofiler")
     parser.add_argument("--load", default="unknown", help="what else the machine did, for the first line")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="speed"))
     try:
-        plate = make_plate(folder / "plate", options.images)
+        plate = make_plate(folder / "plate", options.images, options.scale)
         pipeline = read_pipeline(DEFAULT_PIPELINE, plate)
         program = find_cellprofiler(options.cellprofiler, None, "bundled")
         one_thread = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
@@ -102,6 +114,9 @@ def main() -> int:
             command += ["--workers", str(workers), "--cellprofiler", program.command]
             name = f"evican_plate, {workers} worker{'s' * (workers > 1)}"
             rows.append((name, measured(command, {**os.environ, "PYTHONPATH": str(ROOT)})))
+        kept = [path for path in (folder / "out2" / "work" / "shards").rglob("*") if path.is_file()]
+        megabytes = sum(path.stat().st_size for path in kept) / 1e6
+        pixels = sum(megapixels(path) for path in sorted(plate.iterdir())) / options.images
     finally:
         shutil.rmtree(folder)
     commit = subprocess.run(
@@ -110,8 +125,8 @@ def main() -> int:
     print(
         f"# Speed of plate runs\n\n`python benchmarks/plate_speed.py`; {os.cpu_count()} cores, {platform.system()}, "
         f"Python {platform.python_version()}, CellProfiler {program.cellprofiler}, commit {commit.strip()}. Other "
-        f"load: {options.load}.\n\n{options.images} images (the example images at full size), one thread for each "
-        "CellProfiler.\n\n"
+        f"load: {options.load}.\n\n{options.images} images (the example images at scale {options.scale:g}), one "
+        "thread for each CellProfiler.\n\n"
         "| run | starts of CellProfiler | wall s | images/s | CPU s | CPU s over plain | peak GB of a CellProfiler |\n"
         "| --- | --- | --- | --- | --- | --- | --- |"
     )
@@ -121,6 +136,10 @@ def main() -> int:
             f"| {name} | {found['starts']:.0f} | {found['wall']:.0f} | {options.images / found['wall']:.2f} | "
             f"{found['cpu']:.0f} | {100 * (found['cpu'] / base - 1):+.0f} % | {found['peak']:.2f} |"
         )
+    print(
+        f"\nMean size of an image: {pixels:.3f} megapixels. Kept of an image: {megabytes / options.images:.2f} MB in "
+        f"{len(kept) / options.images:.1f} files (tables, overlay, two label images)."
+    )
     return 0
 
 

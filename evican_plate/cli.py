@@ -114,6 +114,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="images for each start of CellProfiler (default: by size)",
     )
     add("--profile", metavar="P", help="run elsewhere: 'slurm', or a folder with a Snakemake profile")
+    add(
+        "--clean",
+        action="store_true",
+        help="remove the kept results of images, pipelines and settings that are no more",
+    )
     add("--cellprofiler", metavar="PATH", help="the command (default: on PATH, or of this checkout)")
     add(
         "--plugins",

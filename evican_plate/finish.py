@@ -16,7 +16,7 @@ import evican_model
 from evican_plate.files import disk_full_named, read_json, sync, write_json, write_text
 from evican_plate.locking import exclusive
 from evican_plate.merge import merge
-from evican_plate.plan import FORMAT, Layout, done_images, failures_of, load_plan, remove_unused
+from evican_plate.plan import FORMAT, Layout, done_images, failures_of, load_plan
 from evican_plate.platemap import PlateMap
 from evican_plate.plates import Failure, ImageSet
 from evican_plate.report import write_report
@@ -71,7 +71,6 @@ def finish(
         sync(layout.output)
         files = {name: (layout.output / name).stat().st_size for name in names}
         write_json(layout.manifest, {"content": content, "files": files, "rows": merged.rows, **facts})
-        remove_unused(layout, plan)
     rows = ", ".join(f"{count} {name}" for name, count in read_json(layout.manifest)["rows"].items())
     print(f"tables in {layout.output}: {rows}\nreport: {layout.output / 'report.html'}", file=output)
     if failures:

@@ -82,8 +82,9 @@ function drawMap() {
       }, show(value));
     }
     const choose = () => {
-      svg.querySelectorAll(".chosen").forEach((other) => other.classList.remove("chosen"));
-      rect.classList.add("chosen");
+      svg.querySelectorAll(".chosen").forEach((other) => other.remove());
+      const frame = make(svg, "rect", { class: "chosen", width: step, height: step, rx: 3 });  // above its neighbours
+      for (const side of ["x", "y"]) frame.setAttribute(side, rect.getAttribute(side));
       drawDetail(well);
     };
     rect.addEventListener("click", choose);

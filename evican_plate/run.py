@@ -20,7 +20,7 @@ from evican_plate.files import disk_full_named, read_json
 from evican_plate.finish import finish
 from evican_plate.locking import die_with_parent, exclusive, run_token
 from evican_plate.pipeline import DEFAULT_PIPELINE, read_pipeline
-from evican_plate.plan import Layout, choose_resources, done_images, make_plan
+from evican_plate.plan import Layout, choose_resources, done_images, make_plan, remove_unused
 from evican_plate.platemap import PlateMap, read_platemap
 from evican_plate.plates import Found, draw, scan
 from evican_plate.progress import Progress
@@ -29,6 +29,7 @@ __all__ = ["Options", "run"]
 
 _WORKFLOW = Path(__file__).parent / "workflow"
 _POLL_SECONDS = 0.5
+_GOODBYE_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Options:
     profile: str | None = None
     cellprofiler: str | None = None
     plugins: Path | None = None
+    clean: bool = False
     command: str = ""
 
 
@@ -94,7 +96,10 @@ def run(options: Options, output: IO[str]) -> int:
                 "seconds": round(time.monotonic() - start, 1),
                 "workers": options.profile or resources.workers,
             }
-            return finish(layout, plan, platemap, found.unplaced, provenance, output)
+            code = finish(layout, plan, platemap, found.unplaced, provenance, output)
+            if options.clean:
+                remove_unused(layout, plan)
+            return code
 
 
 def _channels(given: tuple[str, ...], image: str) -> dict[str, str | None]:
@@ -136,8 +141,11 @@ def _run_shards(
                 time.sleep(_POLL_SECONDS)
         finally:
             if process.poll() is None:
-                process.terminate()
-                process.wait()
+                process.terminate()  # cancels what runs on a cluster; local workers end when we do
+                try:
+                    process.wait(_GOODBYE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
     progress.show(last=True)
     if layout.stop.exists():
         raise PlateError(read_json(layout.stop)["message"])

@@ -286,6 +286,7 @@ class TestChanges:
         plugins.mkdir()
         (plugins / "segmentevican.py").write_bytes((ROOT / "plugins/segmentevican.py").read_bytes() + b"#\n")
         assert to_run(plugins=plugins) == WELLS
+        assert to_run() == []  # what is not used now is kept
 
     def test_changed_weights(self, cellprofiler, tmp_path):
         from evican_plate.cellprofiler import find_cellprofiler
