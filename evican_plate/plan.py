@@ -173,6 +173,7 @@ def make_plan(
             "key": key,
         })  # fmt: skip
     done = done_images(layout)
+    _refuse_another_plate(found.folder, layout, {image["key"] for image in images}, done)
     missing = [image for image in images if image["key"] not in done]
     plan = {
         "format": FORMAT,
@@ -196,6 +197,17 @@ def make_plan(
     }
     write_json(layout.plan, plan)
     return plan
+
+
+def _refuse_another_plate(
+    folder: Path, layout: Layout, keys: set[str], done: dict[str, dict[str, Any]]
+) -> None:
+    """Refuse to replace the tables of one plate by those of another; a plate that was only moved is the same."""
+    if not layout.plan.exists():
+        return
+    before = Path(read_json(layout.plan)["folder"])
+    if before != folder.absolute() and done and not keys & set(done):
+        raise PlateError(f"{layout.output} has the results of {before}; name another --output for {folder}")
 
 
 def _shards(missing: list[dict[str, Any]], size: int) -> list[dict[str, Any]]:

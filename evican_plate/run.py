@@ -148,21 +148,17 @@ def _run_shards(
                     process.kill()
     progress.show(last=True)
     if layout.stop.exists():
-        raise PlateError(read_json(layout.stop)["message"])
-    problems = sorted(layout.work.glob("problem-*.txt"))
-    texts = [path.read_text(encoding="utf-8") for path in problems]
-    for path in problems:
-        path.unlink()
-    full = [text for text in texts if text.startswith("DiskFull")]
-    if full:
-        raise DiskFull(full[0].partition(": ")[2])
+        stop = read_json(layout.stop)
+        raise (DiskFull if stop["kind"] == "DiskFull" else PlateError)(stop["message"])
+    said = log.read_text(encoding="utf-8", errors="replace")
+    if process.returncode and "No space left on device" in said:
+        raise DiskFull(f"the disk of {layout.output} is full; free some space and run the same command again")
     if process.returncode < 0:
         raise PlateError(
             f"the workflow was ended by signal {-process.returncode}; run the same command again"
         )
-    if process.returncode and not any(layout.shards.glob("*/done.json")) and not texts:
-        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-15:]
-        raise PlateError("the workflow could not be run:\n" + "\n".join(last))
+    if process.returncode and not any(layout.shards.glob("*/done.json")):
+        raise PlateError("the workflow could not be run:\n" + "\n".join(said.strip().splitlines()[-15:]))
 
 
 def _snakemake(layout: Layout, workers: int, profile: str | None, plan: dict[str, Any]) -> list[str]:

@@ -17,8 +17,8 @@ from typing import Any, Sequence
 from evican_model.errors import ImageError
 from evican_model.images import check_complete
 from evican_plate.attempt import Attempt, Killed, SetupError, try_images
-from evican_plate.errors import PlateError
-from evican_plate.files import disk_full_named, replace_folder, stamp_of, write_json, write_text
+from evican_plate.errors import DiskFull, PlateError
+from evican_plate.files import disk_full_named, replace_folder, stamp_of, write_json
 from evican_plate.locking import hold, run_is_alive
 from evican_plate.plan import FORMAT, Layout, load_plan
 from evican_plate.quality import image_quality
@@ -73,9 +73,6 @@ def run_shard(plan_path: Path, shard_id: str) -> None:
             numbers = set(wanted)
             _work(shard, [image for image in plan["images"] if image["number"] in numbers])
             _publish(shard)
-    except SetupError as error:
-        write_json(layout.stop, {"message": str(error)})
-        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -202,10 +199,9 @@ def main(arguments: Sequence[str]) -> int:
         run_shard(plan, shard)
     except (PlateError, SetupError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        try:
-            write_text(plan.parent / f"problem-{shard}.txt", f"{type(error).__name__}: {error}")
-        except OSError:
-            pass  # the disk is full; the run looks at that itself
+        if isinstance(error, (SetupError, DiskFull)):
+            # No other shard can do better. The folder is gone by now, so there is room for a line even on a full disk.
+            write_json(Layout(plan.parent.parent).stop, {"kind": type(error).__name__, "message": str(error)})
         return 1
     return 0
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "pipelines" / "example_plate").glob("*.jpg"))
 # with a space and letters that are not ASCII, as people name things
 PLATE = "Plättchen 7"
+WELLS = ["A01", "A02", "B01", "B02"]
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +57,26 @@ def evican_plate(*arguments, timeout=900):
         timeout=timeout,
     )
     return done.returncode, done.stdout
+
+
+def run(plate, output, cellprofiler, *options):
+    """Run a plate; return its exit code and all that it printed."""
+    return evican_plate("run", plate, "--output", output, "--cellprofiler", cellprofiler, *options)
+
+
+@pytest.fixture(scope="session")
+def plate(tmp_path_factory):
+    """The folder of a plate of four small images."""
+    return make_plate(tmp_path_factory.mktemp("images") / PLATE, WELLS)
+
+
+@pytest.fixture(scope="session")
+def finished(plate, cellprofiler, tmp_path_factory):
+    """The results of an undisturbed run of the plate, and what it printed."""
+    output = tmp_path_factory.mktemp("finished") / "my results"
+    code, printed = run(plate, output, cellprofiler, "--workers", 2, "--shard-size", 2)
+    assert code == 0, printed
+    return output, printed
 
 
 def tables(output):
