@@ -59,7 +59,7 @@ def kill(process: subprocess.Popen[bytes], word: str) -> bool:
 
 def main() -> int:
     """Print the table; 1 if any table differed."""
-    from conftest import environment, make_plate, tables
+    from small_plates import environment, make_plate, tables
 
     from evican_plate.cellprofiler import find_cellprofiler
 

@@ -22,7 +22,7 @@ pa = pytest.importorskip(
 
 import psutil  # noqa: E402
 import pyarrow.parquet  # noqa: E402, F401  pa.parquet
-from conftest import (  # noqa: E402
+from small_plates import (  # noqa: E402
     PLATE,
     ROOT,
     WELLS,

@@ -14,8 +14,8 @@ pa = pytest.importorskip(
 )
 
 import pyarrow.parquet  # noqa: E402, F401  pa.parquet
-from conftest import tables  # noqa: E402
 from generated import make_output  # noqa: E402
+from small_plates import tables  # noqa: E402
 
 from evican_plate.finish import finish, outcome_of, report_again  # noqa: E402
 from evican_plate.platemap import PlateMap  # noqa: E402

@@ -15,7 +15,7 @@ pytest.importorskip(
     "pyarrow", reason="evican_plate is not installed here: EVICAN_CELLPROFILER=plate script/test"
 )
 
-from conftest import run, tables  # noqa: E402
+from small_plates import run, tables  # noqa: E402
 
 pytestmark = pytest.mark.long
 SETTINGS = Path("/etc/slurm/slurm.conf")
