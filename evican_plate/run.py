@@ -19,7 +19,7 @@ from evican_plate.errors import DiskFull, PlateError
 from evican_plate.files import disk_full_named, read_json
 from evican_plate.finish import finish
 from evican_plate.locking import die_with_parent, exclusive, run_token
-from evican_plate.pipeline import DEFAULT_PIPELINE, read_pipeline
+from evican_plate.pipeline import DEFAULT_PIPELINE, Pipeline, read_pipeline
 from evican_plate.plan import Layout, choose_resources, done_images, make_plan, remove_unused
 from evican_plate.platemap import PlateMap, read_platemap
 from evican_plate.plates import Found, draw, scan
@@ -72,34 +72,41 @@ def run(options: Options, output: IO[str]) -> int:
     platemap = read_platemap(options.platemap, options.controls) if options.platemap else PlateMap()
     print(f"file names as {found.pattern.name}: {found.pattern.example}\n{draw(found)}", file=output)
     _tell_left_out(found, output)
-    cellprofiler = find_cellprofiler(options.cellprofiler, options.plugins, pipeline.weights)
     layout = Layout(options.output.absolute())
     with disk_full_named(layout.output):
         layout.output.mkdir(parents=True, exist_ok=True)
         with exclusive(layout.lock):
-            resources = choose_resources(found.images, options.workers, options.threads, options.shard_size)
-            plan = make_plan(found, pipeline, cellprofiler, resources, layout, run_token())
-            wells = {(image["plate"], image["well"]) for image in plan["images"]}
-            more = {well: platemap.of(*well) for well in wells}
-            if plan["images"]:
-                write_load_data(layout.output / "load_data.csv", plan["images"], more)
-            start = time.monotonic()
-            if plan["shards"]:
-                missing = sum(len(shard["images"]) for shard in plan["shards"])
-                workers = options.profile or f"{resources.workers} worker{'s' * (resources.workers > 1)}"
-                print(f"{missing} of {len(plan['images'])} images to run, {len(plan['shards'])} shards, {workers}",
-                      file=output)  # fmt: skip
-                _run_shards(layout, plan, resources.workers, options.profile, output)
-            provenance = {
-                "command": options.command,
-                "finished": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-                "seconds": round(time.monotonic() - start, 1),
-                "workers": options.profile or resources.workers,
-            }
-            code = finish(layout, plan, platemap, found.unplaced, provenance, output)
-            if options.clean:
-                remove_unused(layout, plan)
-            return code
+            return _run_locked(options, pipeline, found, platemap, layout, output)
+
+
+def _run_locked(
+    options: Options, pipeline: Pipeline, found: Found, platemap: PlateMap, layout: Layout, output: IO[str]
+) -> int:
+    """Do all that changes the output folder; returns the exit code."""
+    cellprofiler = find_cellprofiler(options.cellprofiler, options.plugins, pipeline.weights)
+    resources = choose_resources(found.images, options.workers, options.threads, options.shard_size)
+    plan = make_plan(found, pipeline, cellprofiler, resources, layout, run_token())
+    wells = {(image["plate"], image["well"]) for image in plan["images"]}
+    if plan["images"]:
+        more = {well: platemap.of(*well) for well in wells}
+        write_load_data(layout.output / "load_data.csv", plan["images"], more)
+    start = time.monotonic()
+    if plan["shards"]:
+        missing = sum(len(shard["images"]) for shard in plan["shards"])
+        workers = options.profile or f"{resources.workers} worker{'s' * (resources.workers > 1)}"
+        shards = f"{len(plan['shards'])} shard{'s' * (len(plan['shards']) > 1)}"
+        print(f"{missing} of {len(plan['images'])} images to run, {shards}, {workers}", file=output)
+        _run_shards(layout, plan, resources.workers, options.profile, output)
+    provenance = {
+        "command": options.command,
+        "finished": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - start, 1),
+        "workers": options.profile or resources.workers,
+    }
+    code = finish(layout, plan, platemap, found.unplaced, provenance, output)
+    if options.clean:
+        remove_unused(layout, plan)
+    return code
 
 
 def _channels(given: tuple[str, ...], image: str) -> dict[str, str | None]:
