@@ -249,22 +249,23 @@ def done_images(layout: Layout) -> dict[str, dict[str, Any]]:
 
 def clean(layout: Layout) -> None:
     """Remove what runs that were killed have left, and shards of which nothing is of use."""
-    for path in layout.shards.iterdir():
-        if path.name.startswith("."):
-            if not is_locked(path / "lock"):
-                shutil.rmtree(path, ignore_errors=True)
-        elif not (path / "done.json").exists() or not read_json(path / "done.json")["images"]:
+    remove_leftovers(layout)
+    for path in layout.shards.glob("[!.]*"):
+        if not (path / "done.json").exists() or not read_json(path / "done.json")["images"]:
             shutil.rmtree(path)
-    for path in [
-        *layout.progress.iterdir(),
-        layout.stop,
-        *layout.work.glob(".*.part"),
-        *layout.output.glob(".*.part"),
-    ]:
+    parts = [*layout.work.glob(".*.part"), *layout.output.glob(".*.part")]
+    for path in [*layout.progress.iterdir(), layout.stop, *parts]:
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def remove_leftovers(layout: Layout) -> None:
+    """Remove the folders of workers that were killed; those at work hold a lock."""
+    for path in layout.shards.glob(".*.part"):
+        if not is_locked(path / "lock"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_unused(layout: Layout, plan: dict[str, Any]) -> None:

@@ -20,7 +20,14 @@ from evican_plate.files import disk_full_named, read_json
 from evican_plate.finish import finish
 from evican_plate.locking import die_with_parent, exclusive, run_token
 from evican_plate.pipeline import DEFAULT_PIPELINE, Pipeline, read_pipeline
-from evican_plate.plan import Layout, choose_resources, done_images, make_plan, remove_unused
+from evican_plate.plan import (
+    Layout,
+    choose_resources,
+    done_images,
+    make_plan,
+    remove_leftovers,
+    remove_unused,
+)
 from evican_plate.platemap import PlateMap, read_platemap
 from evican_plate.plates import Found, draw, scan
 from evican_plate.progress import Progress
@@ -97,6 +104,7 @@ def _run_locked(
         shards = f"{len(plan['shards'])} shard{'s' * (len(plan['shards']) > 1)}"
         print(f"{missing} of {len(plan['images'])} images to run, {shards}, {workers}", file=output)
         _run_shards(layout, plan, resources.workers, options.profile, output)
+        remove_leftovers(layout)
     provenance = {
         "command": options.command,
         "finished": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
