@@ -9,7 +9,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-NAMES = {"5": "CellProfiler 5", "4": "CellProfiler 4.2.8.1"}
+NAMES = {"5": "CellProfiler 5", "4": "CellProfiler 4.2.8.1", "plate": "evican_plate"}
 REASON_LINES = 40
 
 

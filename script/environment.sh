@@ -2,13 +2,16 @@
 #
 # EVICAN_CELLPROFILER  5 (default): CellProfiler 5, Python 3.9 to 3.11, no Java
 #                      4: CellProfiler 4.2.8.1, Python 3.9 or 3.8 and a JDK
+#                      plate: evican_plate and Snakemake without CellProfiler, which it starts; Python 3.11
 # EVICAN_PYTHON        the Python to use, instead of the first fitting one found
 # shellcheck shell=bash
 
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 edition=${EVICAN_CELLPROFILER:-5}
+kind=cellprofiler$edition
+[ "$edition" != plate ] || kind=plate
 # A link to the environment that script/setup made last: .venv/cellprofiler5 -> cellprofiler5-py3.11
-environment=$checkout/.venv/cellprofiler$edition
+environment=$checkout/.venv/$kind
 
 # What the user's shell has set for another Python must not reach ours.
 unset PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX PIP_USER PIP_REQUIREMENT
@@ -25,7 +28,8 @@ fail() {
 case $edition in
     5) python_versions='3.11 3.10 3.9' edition_name='CellProfiler 5' ;;
     4) python_versions='3.9 3.8' edition_name='CellProfiler 4.2.8.1' ;;
-    *) fail "EVICAN_CELLPROFILER is '$edition'; it must be 5 (the default) or 4" ;;
+    plate) python_versions='3.11' edition_name='evican_plate' ;;
+    *) fail "EVICAN_CELLPROFILER is '$edition'; it must be 5 (the default), 4 or plate" ;;
 esac
 
 python_fits() {  # python_fits COMMAND: sets python_version; whether it is one of $python_versions and can make environments
