@@ -452,7 +452,13 @@ background is outlined, raise it (0.85). The score of each object is measured as
     def _check_model(self):
         """Raise an error that names the file when the weights cannot be used. Does not load TensorFlow."""
         weights = self._weights()
-        _package().weights.check(weights)
+        info = _package().weights.check(weights)
+        info.require_trained()
+        known = info.config.categories
+        if not {CELL, NUCLEUS} <= set(known) and not _package().weights.tells_lines(weights):
+            raise ValueError(
+                f"{info.path} finds the categories {', '.join(known)}; {self.module_name} needs {CELL} and {NUCLEUS}."
+            )
 
     def _tells_lines(self):
         """Tell, without TensorFlow, whether the weights know cell lines apart; False for weights that cannot be read.

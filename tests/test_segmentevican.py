@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -346,6 +347,18 @@ class TestBadInput:
         (tmp_path / "text.json").write_text("{}")
         module, workspace = make(plugin, np.zeros(SHAPE), make_settings(plugin, tmp_path))
         with pytest.raises(ValueError, match=message):
+            module.prepare_run(workspace)
+
+    def test_weights_of_other_categories_are_refused_before_a_run(self, plugin, tmp_path):
+        import evican_model.weights
+
+        bundled = Path(evican_model.weights.check("bundled").path)
+        (tmp_path / "other.h5").write_bytes(bundled.read_bytes())
+        record = json.loads(bundled.with_suffix(".json").read_text())
+        record["network"]["categories"] = ["Cell", "Vesicle"]
+        (tmp_path / "other.json").write_text(json.dumps(record))
+        module, workspace = make(plugin, np.zeros(SHAPE), weights_file(plugin, tmp_path, "other.h5"))
+        with pytest.raises(ValueError, match=r"other\.h5.*Cell, Vesicle.*Nucleus"):
             module.prepare_run(workspace)
 
     def test_wrong_weights_are_marked_in_the_window(self, plugin, tmp_path):
