@@ -23,7 +23,7 @@ from evican_model.instances import Instances
 from evican_model.scaling import grey_levels
 from evican_model.weights import sha256_of
 
-__all__ = ["AnnotatedImage", "main", "outline", "read_categories", "read_coco", "read_dataset"]
+__all__ = ["AnnotatedImage", "category_name", "main", "outline", "read_categories", "read_coco", "read_dataset"]
 
 _FARTHEST = 1_000_000  # pixels: no outline lies farther out, whatever a damaged file says
 
@@ -55,7 +55,7 @@ def read_categories(annotations: str | Path) -> tuple[str, ...]:
     A name that does not say whether it is a cell or a nucleus gets its supercategory put before it, if that does.
     """
     content = read_coco(annotations)
-    return tuple(_name_of(c) for c in sorted(content["categories"], key=lambda category: category["id"]))
+    return tuple(category_name(c) for c in sorted(content["categories"], key=lambda category: category["id"]))
 
 
 def read_dataset(
@@ -95,7 +95,7 @@ def read_dataset(
     content = read_coco(source)
     to_id, listed = {}, []
     for category in content["categories"]:
-        name = _name_of(category)
+        name = category_name(category)
         name = (rename or {}).get(name, name)
         if name not in categories:
             raise DatasetError(f"{source} has the category {name!r}; the network knows {_some(categories)}.")
@@ -146,7 +146,8 @@ _NEEDED = {
 }
 
 
-def _name_of(category: dict[str, Any]) -> str:
+def category_name(category: dict[str, Any]) -> str:
+    """Return the name of a COCO category, with its supercategory before it where only that says what it is."""
     name, above = str(category["name"]), str(category.get("supercategory") or "")
     if kind_of(name) is None and kind_of(above) is not None and line_of(above) == "":
         return f"{kind_of(above)}_{name}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Sequence
 
 from evican_model.errors import DatasetError
 
@@ -32,7 +33,9 @@ class Part:
         return self.name in ("train", "val")
 
 
-def find_parts(folder: str | Path, classes: str = "EVICAN2") -> dict[str, Part]:
+def find_parts(
+    folder: str | Path, classes: str = "EVICAN2", wanted: Sequence[str] = PARTS
+) -> dict[str, Part]:
     """Return the parts that are in a folder, by name.
 
     Parameters
@@ -40,13 +43,33 @@ def find_parts(folder: str | Path, classes: str = "EVICAN2") -> dict[str, Part]:
     folder : str or Path
     classes : str
         ``"EVICAN2"`` or ``"EVICAN60"``. A file without either in its name is taken for both.
+    wanted : sequence of str
+        Which to look at; of the others not even the images need to be there.
 
     Raises
     ------
     DatasetError
-        If there is no such folder, no part in it, or a part's images cannot be found.
+        If there is no such folder, no part at all in it, or the images of a wanted part cannot be found.
     """
-    folder = Path(folder)
+    there = _annotations(Path(folder), classes)
+    return {
+        part: Part(part, there[part], _image_folder(Path(folder), part.partition("_")[0], there[part]))
+        for part in there
+        if part in wanted
+    }
+
+
+def find_part(folder: str | Path, name: str, classes: str = "EVICAN2") -> Part:
+    """Return one part; an error names those that are there."""
+    found = find_parts(folder, classes, (name,))
+    if name not in found:
+        there = ", ".join(_annotations(Path(folder), classes))
+        raise DatasetError(f"{folder} does not hold the part {name!r} of {classes}; there are {there}.")
+    return found[name]
+
+
+def _annotations(folder: Path, classes: str) -> dict[str, Path]:
+    """Return the annotation file of each part that is there."""
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder; give the one that holds EVICAN, or a COCO file.")
     files = [path for place in (folder, folder / "annotations") if place.is_dir() for path in place.iterdir()]
@@ -57,8 +80,7 @@ def find_parts(folder: str | Path, classes: str = "EVICAN2") -> dict[str, Part]:
         stem = f"instances_{split}2019" + (f"_{tier}" if tier else "")
         for name in (f"{stem}_{classes}.json", f"{stem}.json"):
             if name.lower() in by_name:
-                annotations = by_name[name.lower()]
-                found[part] = Part(part, annotations, _image_folder(folder, split, annotations))
+                found[part] = by_name[name.lower()]
                 break
     if not found:
         raise DatasetError(
@@ -66,16 +88,6 @@ def find_parts(folder: str | Path, classes: str = "EVICAN2") -> dict[str, Part]:
             "there or in its folder annotations."
         )
     return found
-
-
-def find_part(folder: str | Path, name: str, classes: str = "EVICAN2") -> Part:
-    """Return one part; an error names those that are there."""
-    found = find_parts(folder, classes)
-    if name not in found:
-        raise DatasetError(
-            f"{folder} does not hold the part {name!r} of {classes}; there are {', '.join(found)}."
-        )
-    return found[name]
 
 
 def _image_folder(folder: Path, split: str, annotations: Path) -> Path:

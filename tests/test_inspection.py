@@ -193,6 +193,15 @@ def test_evaluation_images_are_completely_annotated(tmp_path):
         find_parts(tmp_path, "EVICAN60")
 
 
+def test_a_part_is_found_though_another_has_no_images(tmp_path):
+    evican(tmp_path, "instances_eval2019_easy_EVICAN2.json", "eval2019")
+    evican(tmp_path, "instances_train2019_EVICAN2.json", "train2019")
+    shutil.rmtree(tmp_path / "train2019")
+    assert find_part(tmp_path, "eval_easy").images == tmp_path / "eval2019"
+    with pytest.raises(DatasetError, match="instances_train2019_EVICAN2.json are not in"):
+        find_part(tmp_path, "train")
+
+
 def test_names_of_categories_come_from_the_file(coco):
     listed = [{"id": 3, "name": "MCF", "supercategory": "Nucleus"}, {"id": 2, "name": "Cell_HeLa"}]
     assert read_categories(coco(categories=listed)) == ("Cell_HeLa", "Nucleus_MCF")

@@ -165,7 +165,8 @@ def _read_sets(options: argparse.Namespace) -> list[SceneSet]:
         raise EvicanError(f"--dataset {options.dataset} is a file; give a COCO file with --annotations.")
     from evican_model.layout import find_parts
 
-    parts = find_parts(options.dataset, options.classes)
+    names = [f"eval_{one}" for one in options.difficulty or DIFFICULTIES]
+    parts = find_parts(options.dataset, options.classes, names)
     wanted = options.difficulty or [one for one in DIFFICULTIES if f"eval_{one}" in parts]
     missing = [one for one in wanted if f"eval_{one}" not in parts]
     if missing or not wanted:

@@ -11,7 +11,7 @@ from typing import Any, Iterable
 
 import numpy as np
 
-from evican_model.dataset import AnnotatedImage
+from evican_model.dataset import AnnotatedImage, category_name
 from evican_model.errors import DatasetError
 from evican_model.instances import Instances
 from evican_model.runs import read_outlines
@@ -185,7 +185,7 @@ def _refuse_doubles(values: list, what: str, source: Path) -> None:
 
 
 def _categories(content: dict[str, Any], source: Path) -> dict[int, str]:
-    named = {category["id"]: str(category["name"]) for category in content["categories"]}
+    named = {category["id"]: category_name(category) for category in content["categories"]}
     if not named:
         raise DatasetError(f"{source} lists no category.")
     return named
