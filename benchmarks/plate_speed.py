@@ -123,7 +123,8 @@ def main() -> int:
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     ).stdout
     print(
-        f"# Speed of plate runs\n\n`python benchmarks/plate_speed.py`; {os.cpu_count()} cores, {platform.system()}, "
+        f"# Speed of plate runs\n\n`python benchmarks/plate_speed.py --images {options.images} --scale "
+        f"{options.scale:g}`; {os.cpu_count()} cores, {platform.system()}, "
         f"Python {platform.python_version()}, CellProfiler {program.cellprofiler}, commit {commit.strip()}. Other "
         f"load: {options.load}.\n\n{options.images} images (the example images at scale {options.scale:g}), one "
         "thread for each CellProfiler.\n\n"
