@@ -98,16 +98,20 @@ def test_a_killed_run_goes_on_to_exactly_the_same_end(straight, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C cannot be sent to a process there")
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     run = tmp_path / "run"
-    arguments = small_run(run, "--steps", 100000, "--save-every", 100000)
+    arguments = small_run(run, "--steps", 100000, "--save-every", 1)
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
-    give_up = time.time() + 300
-    while not (run / "run.json").exists() and time.time() < give_up:
-        assert process.poll() is None, "training ended before its first step"
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    rest = process.communicate(timeout=300)[1]
-    assert process.returncode == 130 and f"--resume {run}" in rest
-    assert "Traceback" not in rest
+    try:
+        give_up = time.time() + 300
+        while not (run / "checkpoint" / "state.json").exists() and time.time() < give_up:
+            assert process.poll() is None, "training ended before its first step"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        printed = process.communicate(timeout=120)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130 and f"--resume {run}" in printed
+    assert "Traceback" not in printed
+    assert weights.check(run / "last.h5").training["step"] < 100000
 
 
 @pytest.mark.long
