@@ -8,8 +8,9 @@ __all__ = ["PUBLISHED", "SOURCES", "PublishedFigure"]
 
 SOURCES = {
     "EVICAN": "Schwendy et al. 2020, Bioinformatics 36(12):3863, doi 10.1093/bioinformatics/btaa225",
-    "DeepCeNS": "Khalid et al. 2021, DeepCeNS, IJCNN, abstract (neither classes nor difficulty stated)",
-    "IAUNet": "Prytula et al. 2025, IAUNet, arXiv 2508.01928, the authors' tables",
+    "DeepCeNS": "DeepCeNS: an end-to-end pipeline for cell and nucleus segmentation in microscopic images, 2021, "
+    "abstract (neither classes nor difficulty stated)",
+    "IAUNet": "IAUNet: instance-aware U-Net, 2025, arXiv 2508.01928, the authors' tables",
 }
 
 
