@@ -94,8 +94,12 @@ def test_a_killed_run_goes_on_to_exactly_the_same_end(straight, tmp_path):
         np.testing.assert_allclose(*([float(v) for v in row.values()] for row in (one, two)), rtol=1e-4)
     assert len(losses(run)) == len(losses(straight)) == 2
     model, other = (evican_model.load_model(r / "last.h5").network.named_variables() for r in (run, straight))
-    for name, variable in model.items():
-        np.testing.assert_allclose(variable.numpy(), other[name].numpy(), rtol=1e-4, atol=1e-6, err_msg=name)
+    pairs = [(variable.numpy().ravel(), other[name].numpy().ravel()) for name, variable in model.items()]
+    one, two = (np.concatenate(part) for part in zip(*pairs))
+    # For the same reason a few weights with gradients near zero may step otherwise; without the optimiser's state
+    # nearly all would.
+    assert (~np.isclose(one, two, rtol=1e-4, atol=1e-6)).mean() < 1e-3
+    np.testing.assert_allclose(one, two, atol=1e-3)
 
 
 @pytest.mark.long
