@@ -198,6 +198,9 @@ class TrainConfig(_JsonConfig):
     optimizer: str = "adamw"  # or "sgd"
     momentum: float = 0.9  # of sgd
     learning_rate: float = 6e-4
+    # Share of the rate for the backbone: with all of it, pre-trained kernels under norms whose statistics stand still
+    # drive their activations into saturation, from where there is no way back.
+    backbone_rate: float = 0.1
     warmup_steps: int = 100
     weight_decay: float = 1e-4
     clip_norm: float = 5.0
@@ -244,7 +247,7 @@ class TrainConfig(_JsonConfig):
         if self.crop % 64 or self.crop <= 0:
             raise EvicanError(f"crop is {self.crop}; it must be a multiple of 64 pixels to fit the network.")
         for name in ("steps", "epoch", "batch", "instances", "rois", "save_every", "validate_every", "learning_rate",
-                     "blur_sigma", "scale_low"):  # fmt: skip
+                     "backbone_rate", "blur_sigma", "scale_low"):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise EvicanError(f"{name} is {getattr(self, name)}; it must be above 0.")
         if not 0 < self.positive_rois <= self.rois:
@@ -265,6 +268,7 @@ PAPER_TRAINING: dict[str, Any] = {
     "schedule": "paper",
     "optimizer": "sgd",
     "learning_rate": 1e-3,
+    "backbone_rate": 1.0,
     "warmup_steps": 0,
     "clip_each": True,
     "average_decay": 0.0,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from evican_model.config import TrainConfig
 
-__all__ = ["Stage", "learns", "learning_rate", "stage_at", "stages"]
+__all__ = ["Stage", "depth", "learns", "learning_rate", "stage_at", "stages"]
 
 # Paper, section 2.3: epochs, layers, and the share of the initial rate in the first and second half of the stage.
 _PAPER = ((40, "heads", 1.0, 0.5), (8, "4+", 1.0, 0.5), (4, "all", 0.1, 0.05))
@@ -73,6 +73,18 @@ def learning_rate(step: int, training: TrainConfig) -> float:
     return training.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
+def depth(layer: str, backbone: str) -> int | None:
+    """Return the stage of the backbone that a layer, by its name, is in; None if it is not in the backbone.
+
+    >>> depth("b15_expand", "efficientnet_lite0"), depth("box_fc1", "efficientnet_lite0")
+    (5, None)
+    """
+    from evican_model import backbones
+
+    beginning = layer.split("_")[0]
+    return next((depth for depth, names in backbones.stages(backbone).items() if beginning in names), None)
+
+
 def learns(layer: str, stage: Stage, training: TrainConfig, backbone: str) -> bool:
     """Tell whether a layer learns in a stage; layers in `TrainConfig.frozen` never do.
 
@@ -85,10 +97,7 @@ def learns(layer: str, stage: Stage, training: TrainConfig, backbone: str) -> bo
     backbone : str
         Name of the network's backbone: which layers are its stages (`backbones.stages`).
     """
-    from evican_model import backbones
-
-    beginning = layer.split("_")[0]
-    if beginning in training.frozen:
+    if layer.split("_")[0] in training.frozen:
         return False
-    depth = next((depth for depth, names in backbones.stages(backbone).items() if beginning in names), None)
-    return depth is None or stage.layers == "all" or (stage.layers == "4+" and depth >= 4)
+    deep = depth(layer, backbone)
+    return deep is None or stage.layers == "all" or (stage.layers == "4+" and deep >= 4)

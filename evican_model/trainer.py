@@ -170,7 +170,8 @@ class Trainer:
     def train_step(self, batch) -> dict[str, float]:
         """Do one step on a batch of `SampleSource.batches`; return its loss parts."""
         rate = schedule.learning_rate(int(self.step.numpy()), self.training)
-        self.optimizer.learning_rate.assign(rate)
+        for _, share, optimizer in self.groups:
+            optimizer.learning_rate.assign(rate * share)
         if self.replicas > 1:
             share = self.training.batch // self.replicas
             batch = self.strategy.experimental_distribute_values_from_function(
@@ -223,25 +224,32 @@ class Trainer:
         training, self.stage = self.training, stage
         part = schedule.stages(training)[stage]
         backbone = self.network_config.backbone
-        self.learning = [v for name, v in self.trainable.items()
-                         if schedule.learns(name.split("/")[0], part, training, backbone)]  # fmt: skip
-        if not self.learning:
+        learning = {name: v for name, v in self.trainable.items()
+                    if schedule.learns(name.split("/")[0], part, training, backbone)}  # fmt: skip
+        pretrained = {name for name in learning if schedule.depth(name.split("/")[0], backbone) is not None}
+        if not learning:
             raise EvicanError(f"frozen is {list(training.frozen)}: no layer is left to learn.")
         with self.strategy.scope():
-            if training.optimizer == "adamw":
-                self.optimizer = tf.keras.optimizers.AdamW(
-                    training.learning_rate, weight_decay=training.weight_decay
-                )
-            else:
-                self.optimizer = tf.keras.optimizers.SGD(training.learning_rate, momentum=training.momentum)
-            self.optimizer.build(self.learning)
+            # Adam undoes any scaling of a gradient: layers of another rate need an optimiser of their own.
+            self.groups = []
+            for share, names in ((training.backbone_rate, pretrained), (1.0, set(learning) - pretrained)):
+                variables = [learning[name] for name in sorted(names & set(learning))]
+                if variables:
+                    self.groups.append((variables, share, self._new_optimizer()))
+                    self.groups[-1][2].build(variables)
+        self.learning = [v for variables, _, _ in self.groups for v in variables]
         self.penalised = []
         if training.optimizer == "sgd" and training.weight_decay > 0:
-            learning = {id(v) for v in self.learning}
-            self.penalised = [v for name, v in self.trainable.items()
-                              if id(v) in learning and not name.endswith(("/gamma", "/beta"))]  # fmt: skip
+            self.penalised = [v for name, v in learning.items() if not name.endswith(("/gamma", "/beta"))]
         self._step = tf.function(self._distributed_step)
         self._traced = False
+
+    def _new_optimizer(self):
+        tf = start_tensorflow()
+        training = self.training
+        if training.optimizer == "adamw":
+            return tf.keras.optimizers.AdamW(training.learning_rate, weight_decay=training.weight_decay)
+        return tf.keras.optimizers.SGD(training.learning_rate, momentum=training.momentum)
 
     def _distributed_step(self, batch):
         tf = start_tensorflow()
@@ -268,9 +276,7 @@ class Trainer:
             # The released code's weight decay: each tensor's squares by its size, norms left out.
             penalty = [tf.reduce_sum(tf.square(v)) / float(np.prod(v.shape)) for v in self.penalised]
             objective = total + training.weight_decay * tf.add_n(penalty) if penalty else total
-        gradients = tape.gradient(
-            objective, self.learning, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
+        gradients = tape.gradient(objective, self.learning, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
         if self.replicas > 1:
             # Clipped must be what one device would clip: the gradient of the whole batch.
@@ -282,7 +288,9 @@ class Trainer:
             gradients, _ = tf.clip_by_global_norm(gradients, training.clip_norm)
         # The optimiser adds up what the devices have: equal parts of the one gradient.
         gradients = [gradient / self.replicas for gradient in gradients]
-        self.optimizer.apply_gradients(zip(gradients, self.learning))
+        for variables, _, optimizer in self.groups:
+            mine, gradients = gradients[: len(variables)], gradients[len(variables) :]
+            optimizer.apply_gradients(zip(mine, variables))
         return {**parts, "total": total}
 
     # Validation
@@ -348,7 +356,8 @@ class Trainer:
 
     def _checkpoint(self):
         tf = start_tensorflow()
-        return tf.train.Checkpoint(step=self.step, average=list(self.average.values()), optimizer=self.optimizer,
+        return tf.train.Checkpoint(step=self.step, average=list(self.average.values()),
+                                   optimizers=[optimizer for _, _, optimizer in self.groups],
                                    weights=list(self.variables.values()))  # fmt: skip
 
     def _write_weights(self, name: str, step: int) -> None:
