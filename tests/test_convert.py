@@ -12,6 +12,17 @@ from evican_model import weights
 from evican_model.convert import main
 
 
+def test_settings_are_changed_and_what_the_weights_do_not_fit_is_refused(tmp_path, capsys):
+    source = str(weights.check("bundled").path)
+    assert main([source, "--output", str(tmp_path / "w.h5"), "--set", "confidence=0.55"]) == 0
+    assert weights.check(tmp_path / "w.h5").config.confidence == 0.55
+    assert main([source, "--output", str(tmp_path / "other.h5"), "--set", "fpn_channels=64"]) == 2
+    assert main([source, "--output", str(tmp_path / "other.h5"), "--set", "confidense=0.5"]) == 2
+    errors = capsys.readouterr().err
+    assert "fpn" in errors and "confidense" in errors
+    assert not (tmp_path / "other.h5").exists()
+
+
 def test_half_precision_gives_the_same_cells(tmp_path, plate_image):
     source = weights.check("bundled")
     assert main([str(source.path), "--output", str(tmp_path / "half.h5"), "--half"]) == 0
