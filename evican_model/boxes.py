@@ -9,7 +9,7 @@ import tensorflow as tf
 from evican_model.config import NetworkConfig
 from evican_model.geometry import geometry
 
-__all__ = ["anchors", "area", "clip", "decode", "encode", "pairwise_iou"]
+__all__ = ["anchors", "anchors_at", "area", "clip", "decode", "encode", "pairwise_iou"]
 
 _LARGEST_LOG_SCALE = math.log(1000.0 / 16)  # keeps exp() finite for an untrained or damaged head
 
@@ -30,16 +30,42 @@ def anchors(height, width, config: NetworkConfig):
     tensor [anchors, 4]
         Boxes of the config's geometry.
     """
-    levels, layout = [], geometry(config)
-    for scale, stride in zip(config.anchor_scales, config.strides):
-        # One anchor set in each place of the level, which stands for stride x stride pixels.
-        ys, xs = ((tf.range(-(-side // stride), dtype=tf.float32) + layout.place) * stride
-                  for side in (height, width))  # fmt: skip
-        ratios = tf.sqrt(tf.constant(config.anchor_ratios, tf.float32))
-        half = tf.stack([scale / ratios, scale * ratios], -1) / 2  # [ratios, 2]: height, width
-        centres = tf.stack(tf.meshgrid(ys, xs, indexing="ij"), -1)[:, :, None]  # [rows, columns, 1, 2]
-        levels.append(tf.reshape(tf.concat([centres - half, centres + half], -1), [-1, 4]))
-    return layout.inner(tf.concat(levels, 0))
+    return anchors_at(tf.range(_level_starts(height, width, config)[-1]), height, width, config)
+
+
+def anchors_at(index, height, width, config: NetworkConfig):
+    """Return some of the anchors: detection needs a hundredth of them, and making all takes longer than using these.
+
+    Parameters
+    ----------
+    index : int32 tensor [n]
+        Rows of what `anchors` returns.
+    height, width, config
+        As there.
+
+    Returns
+    -------
+    tensor [n, 4]
+    """
+    layout, starts = geometry(config), _level_starts(height, width, config)
+    level = tf.searchsorted(starts[1:], index, side="right")
+    # One anchor of each ratio in each place of the level, which stands for stride x stride pixels.
+    local, ratios = index - tf.gather(starts, level), len(config.anchor_ratios)
+    place, ratio = local // ratios, local % ratios
+    columns = tf.gather(tf.stack([-(-width // stride) for stride in config.strides]), level)
+    stride = tf.gather(tf.constant(config.strides, tf.float32), level)[:, None]
+    grid = tf.cast(tf.stack([place // columns, place % columns], -1), tf.float32)
+    centres = (grid + layout.place) * stride  # [n, 2]
+    scale = tf.gather(tf.constant(config.anchor_scales, tf.float32), level)
+    root = tf.gather(tf.sqrt(tf.constant(config.anchor_ratios, tf.float32)), ratio)
+    half = tf.stack([scale / root, scale * root], -1) / 2  # height, width
+    return layout.inner(tf.concat([centres - half, centres + half], -1))
+
+
+def _level_starts(height, width, config: NetworkConfig):
+    """Return the index of the first anchor of each level, and after the last one the number of all, [levels + 1]."""
+    counts = [-(-height // stride) * -(-width // stride) * len(config.anchor_ratios) for stride in config.strides]
+    return tf.cumsum(tf.stack([0, *counts]))
 
 
 def area(boxes):

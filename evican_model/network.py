@@ -6,6 +6,8 @@ data; `model.py` feeds it images, `train.py` feeds it batches.
 
 from __future__ import annotations
 
+from functools import partial
+
 import tensorflow as tf
 
 from evican_model import boxes, roi, rpn
@@ -85,10 +87,11 @@ class MaskRCNN(tf.Module):
             [n, side, side], the probability of each pixel of the box, and ``image_index`` int32 [n], ascending.
         """
         config, size = self.config, tf.shape(images)[1:3]
-        pyramid, objectness, offsets, anchors = self.propose(images, self.folded)
+        pyramid, objectness, offsets = self.propose(images, self.folded)
         whole = self.geometry.inner(tf.cast(tf.concat([[0, 0], size], 0), tf.float32))
+        anchors_at = partial(boxes.anchors_at, height=size[0], width=size[1], config=config)
         rois = [
-            rpn.propose(objectness[i], offsets[i], anchors, whole, config.proposals, config)
+            rpn.propose(objectness[i], offsets[i], anchors_at, whole, config.proposals, config)
             for i in range(images.shape[0])
         ]
         pooled = self.align(pyramid, tf.concat(rois, 0), _image_index(rois), config.box_pool, size)
@@ -115,15 +118,14 @@ class MaskRCNN(tf.Module):
         self.traces.clear()  # they hold the copy before
 
     def propose(self, images, folded=None):
-        """Backbone, pyramid and RPN: levels P2 to P6, objectness, offsets [batch, anchors, ...], and the anchors."""
+        """Backbone, pyramid and RPN: levels P2 to P6, and objectness and offsets [batch, anchors, ...]."""
         # One channel, or three when each colour has a mean of its own: [batch, height, width, 1 or 3].
         normalised = (images - tf.constant(self.config.pixel_mean)) / self.config.pixel_std
         colour = tf.repeat(normalised, 3 // len(self.config.pixel_mean), -1)
         pyramid = self.pyramid(folded(normalised) if folded else self.backbone(colour))
         outputs = [self.rpn(level) for level in pyramid]
         objectness, offsets = (tf.concat(part, 1) for part in zip(*outputs))
-        anchors = boxes.anchors(tf.shape(images)[1], tf.shape(images)[2], self.config)
-        return pyramid, objectness, offsets, anchors
+        return pyramid, objectness, offsets
 
     def align(self, pyramid, rois, image_index, bins, size):
         """RoIAlign [n, bins, bins, channels] of images of the given size."""
@@ -144,12 +146,13 @@ class MaskRCNN(tf.Module):
         config, size = self.config, tf.shape(batch["image"])[1:3]
         batch = {**batch, "boxes": self.geometry.inner(batch["boxes"])}
         whole = self.geometry.inner(tf.cast(tf.concat([[0, 0], size], 0), tf.float32))
-        pyramid, objectness, offsets, anchors = self.propose(batch["image"])
+        pyramid, objectness, offsets = self.propose(batch["image"])
+        anchors = boxes.anchors(size[0], size[1], config)
         images = [{key: value[i] for key, value in batch.items()} for i in range(batch["image"].shape[0])]
         samples = []
         for i, truth in enumerate(images):
             count = config.training_proposals
-            proposals = rpn.propose(objectness[i], offsets[i], anchors, whole, count, config)
+            proposals = rpn.propose(objectness[i], offsets[i], partial(tf.gather, anchors), whole, count, config)
             samples.append(roi.sample_rois(proposals, truth, config, training))
         regions = [sample["rois"] for sample in samples]
         pooled = self.align(pyramid, tf.concat(regions, 0), _image_index(regions), config.box_pool, size)

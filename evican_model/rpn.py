@@ -47,14 +47,16 @@ def rpn_head(config: NetworkConfig) -> tf.keras.Model:
     return tf.keras.Model(feature, [objectness, offsets], name="rpn")
 
 
-def propose(objectness, offsets, anchors, window, count: int, config: NetworkConfig):
+def propose(objectness, offsets, anchors_at, window, count: int, config: NetworkConfig):
     """Turn one image's RPN output into proposals, best first.
 
     Parameters
     ----------
     objectness : tensor [anchors, categories, or 1]
         Logits.
-    offsets, anchors : tensor [anchors, 4]
+    offsets : tensor [anchors, 4]
+    anchors_at : callable
+        ``anchors_at(index)`` returns the anchors [n, 4] of some rows of `offsets`.
     window : tensor [4]
         Proposals are clipped to this box.
     count : int
@@ -67,7 +69,7 @@ def propose(objectness, offsets, anchors, window, count: int, config: NetworkCon
     """
     scores = tf.sigmoid(tf.reduce_max(objectness, -1))  # [anchors]
     scores, best = tf.math.top_k(scores, tf.minimum(config.pre_nms_limit, tf.shape(scores)[0]))
-    candidates = boxes.decode(tf.gather(offsets, best), tf.gather(anchors, best), config.rpn_box_std)
+    candidates = boxes.decode(tf.gather(offsets, best), anchors_at(best), config.rpn_box_std)
     candidates = boxes.clip(candidates, window)
     keep = tf.image.non_max_suppression(
         candidates, scores, count, config.proposal_iou, config.minimum_objectness

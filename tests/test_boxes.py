@@ -94,6 +94,15 @@ def test_anchors_cover_every_place_of_every_level(height, width):
     np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-4)
 
 
+def test_some_anchors_are_those_of_all():
+    index = np.array([0, 3 * 32 * 48, 7, 3 * 32 * 48 - 1, 3 * 32 * 48 + 100, 1, 1], np.int32)
+    for preset in ("fast", "paper"):
+        config = NetworkConfig.for_preset(preset)
+        every = boxes.anchors(128, 192, config).numpy()
+        index[-1] = len(every) - 1
+        np.testing.assert_array_equal(boxes.anchors_at(tf.constant(index), 128, 192, config), every[index])
+
+
 def test_anchors_on_corners_are_matterports():
     """Its grid: centres at multiples of the stride from 0, and corners normalised by the size less one."""
     config = NetworkConfig.for_preset("paper")
