@@ -26,8 +26,8 @@ from evican_plate.plates import Failure, Found, ImageSet
 __all__ = ["Layout", "Resources", "choose_resources", "done_images", "make_plan"]
 
 FORMAT = 1  # of the folder below "work"; another one is not read
-# For the choice of shard size and workers only; a little above what benchmarks/plate_speed.md measured.
-START_SECONDS, SECONDS_PER_IMAGE, SECONDS_PER_MEGAPIXEL = 12.0, 0.6, 3.0
+# For the choice of shard size and workers only, after benchmarks/plate_speed.md: a shard more cost 20 s of CPU there.
+START_SECONDS, SECONDS_PER_IMAGE, SECONDS_PER_MEGAPIXEL = 20.0, 0.6, 3.0
 WORKER_GIGABYTES, GIGABYTES_PER_MEGAPIXEL = 1.2, 0.1
 SHARD_SECONDS = 180.0
 
