@@ -20,6 +20,7 @@ from evican_model.scaling import GREY, resize, square_scale
 __all__ = ["blank_sample", "make_sample", "natural_scale", "vary_light"]
 
 _KNOWN_STRIDE = 4
+_STRETCH = 0.15  # log of the most that a window is stretched along one axis, and squeezed along the other
 _TINY = 12  # pixels of a cut or shrunk object below which it can no longer be recognised
 
 
@@ -65,8 +66,14 @@ def make_sample(
     crop = training.crop
     scale = scale * float(np.exp(rng.uniform(np.log(training.scale_low), np.log(training.scale_high))))
     origin = _window_origin(item, scale, crop, rng)
-    image, inside = _cut_image(levels, origin, scale, crop)
-    masks, category_ids, lost = _cut_masks(item, origin, scale, crop, rng, training.instances)
+    warped = training.warp and rng.random() < 0.5
+    side = int(np.ceil(crop * np.sqrt(2) * np.exp(_STRETCH))) if warped else crop  # what the warped window can show
+    origin = [start - (side - crop) / (2 * scale) for start in origin]
+    image, inside = _cut_image(levels, origin, scale, side)
+    masks, category_ids = _cut_masks(item, origin, scale, side, rng)
+    if warped:
+        image, inside, masks = _warp(image, inside, masks, crop, rng)
+    masks, category_ids, lost = _recognisable(masks, category_ids, training.instances)
     # Before copies are pasted: around a copy there may be objects that nobody outlined.
     known = _known_map(item, masks, category_ids, lost, inside, network, training, scale)
     if training.copy_paste and masks and rng.random() < 0.3:
@@ -196,11 +203,10 @@ def _cut_image(levels, origin, scale, crop):
     return image, inside
 
 
-def _cut_masks(item, origin, scale, crop, rng, limit):
-    """Cut the masks in the window; those too small to tell, or past the limit, are 'lost', not background."""
+def _cut_masks(item, origin, scale, crop, rng):
+    """Cut the masks in the window, in random order; return them and their category ids."""
     masks: list[np.ndarray] = []
     category_ids: list[int] = []
-    lost: list[tuple[int, np.ndarray]] = []
     for i in rng.permutation(len(item.truth)):
         y1, x1, y2, x2 = item.truth.all_boxes[i]
         axes = []
@@ -217,16 +223,42 @@ def _cut_masks(item, origin, scale, crop, rng, limit):
         mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = item.truth.crops[i][
             np.ix_(row_index, column_index)
         ]
+        masks.append(mask)
+        category_ids.append(int(item.truth.category_ids[i]))
+    return masks, category_ids
+
+
+def _recognisable(masks, category_ids, limit):
+    """Part the masks: those too small to tell, or past the limit, are 'lost', not background."""
+    kept: list[tuple[int, np.ndarray]] = []
+    lost: list[tuple[int, np.ndarray]] = []
+    for category, mask in zip(category_ids, masks):
         area = int(mask.sum())
-        if area == 0:
-            continue
-        category = int(item.truth.category_ids[i])
-        if area < _TINY or len(masks) == limit:
-            lost.append((category, mask))
-        else:
-            masks.append(mask)
-            category_ids.append(category)
-    return masks, category_ids, lost
+        if area:
+            (lost if area < _TINY or len(kept) == limit else kept).append((category, mask))
+    return [mask for _, mask in kept], [category for category, _ in kept], lost
+
+
+def _warp(image, inside, masks, crop, rng):
+    """Turn a window by any angle and stretch it along any axis; return the middle of it, `crop` wide."""
+    angle, axis = rng.uniform(0, 2 * np.pi, 2)
+    stretch = np.exp(rng.uniform(-_STRETCH, _STRETCH))
+    back = _rotation(angle) @ _rotation(axis) @ np.diag([stretch, 1 / stretch]) @ _rotation(-axis)
+    # Both windows are turned about their middle.
+    start = image.shape[0] / 2 - back @ np.full(2, crop / 2)
+    affine = (*back[0], start[0], *back[1], start[1])
+
+    def turned(array, resample, fill):
+        source = Image.fromarray(array)
+        return np.asarray(source.transform((crop, crop), Image.AFFINE, affine, resample, fillcolor=fill))
+
+    image = turned(image, Image.BILINEAR, GREY)
+    inside, *masks = (turned(part.view(np.uint8), Image.NEAREST, 0).astype(bool) for part in (inside, *masks))
+    return image, inside, masks
+
+
+def _rotation(angle):
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
 def _known_map(item, masks, category_ids, lost, inside, network, training, scale):

@@ -9,7 +9,7 @@ import tensorflow as tf
 from evican_model.config import NetworkConfig
 from evican_model.geometry import geometry
 
-__all__ = ["anchors", "anchors_at", "area", "clip", "decode", "encode", "pairwise_iou"]
+__all__ = ["anchors", "anchors_at", "area", "clip", "decode", "encode", "grow", "pairwise_iou"]
 
 _LARGEST_LOG_SCALE = math.log(1000.0 / 16)  # keeps exp() finite for an untrained or damaged head
 
@@ -121,6 +121,12 @@ def decode(offsets, reference, std):
 def clip(boxes, window):
     """Move the corners of boxes [..., 4] into the box `window` [4]."""
     return tf.clip_by_value(boxes, tf.tile(window[:2], [2]), tf.tile(window[2:], [2]))
+
+
+def grow(boxes, factor: float):
+    """Boxes [..., 4] of the same centres, with sides `factor` times as long."""
+    margin = (boxes[..., 2:] - boxes[..., :2]) * ((factor - 1) / 2)
+    return boxes + tf.concat([-margin, margin], -1)
 
 
 def _size_and_centre(boxes):

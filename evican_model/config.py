@@ -90,6 +90,8 @@ class NetworkConfig(_JsonConfig):
     mask_pool: int = 14
     mask_channels: int = 96
     mask_convolutions: int = 3
+    # Sides of the frame in which a mask is drawn, in sides of its box: what the box cuts off, the mask still draws.
+    mask_context: float = 1.33
     # Proposals.
     strides: tuple[int, ...] = (4, 8, 16, 32, 64)  # of the pyramid's levels P2 to P6 (BACKBONE_STRIDES)
     anchor_scales: tuple[int, ...] = (16, 32, 64, 128, 256)  # not 32 and up: nuclei at 10x are that small
@@ -169,7 +171,7 @@ class NetworkConfig(_JsonConfig):
 _MATTERPORT: dict[str, Any] = {
     "image_scale": "square", "padding": 0.0, "pixel_mean": (123.7, 116.8, 103.9), "pixel_std": 1.0,
     "geometry": "corners", "separable": False, "head_norms": True, "fpn_channels": 256, "rpn_channels": 512,
-    "box_channels": 1024, "mask_channels": 256, "mask_convolutions": 4, "anchor_scales": (32, 64, 128, 256, 512),
+    "box_channels": 1024, "mask_channels": 256, "mask_convolutions": 4, "mask_context": 1.0, "anchor_scales": (32, 64, 128, 256, 512),
     "objectness_by_category": False, "pre_nms_limit": 6000, "proposals": 1000, "training_proposals": 2000,
     "minimum_objectness": 0.0, "one_category": True, "detection_iou": 0.3, "smallest_box": 0.0,
 }  # fmt: skip
@@ -213,6 +215,7 @@ class TrainConfig(_JsonConfig):
     validation_limit: int = 16  # spread evenly over the validation set; all would take longer than training
     patience: int = 10  # validations without a better AP after which training stops; 0: never
     unlabelled: str = "ignore"  # or "blur" or "background": what is not outlined in a partly annotated image
+    box_weight: float = 2.0  # of the box head's loss; boxes, not masks, limit AP75 (benchmarks/ablation.md)
     blur_sigma: float = 30.0  # pixels (paper, section 2.2)
     blur_seam: float = 3.0  # pixels over which sharp goes over into blurred
     instances: int = 80  # objects a crop; the crop's surplus is marked unknown, not background
@@ -229,6 +232,7 @@ class TrainConfig(_JsonConfig):
     blank_share: float = 0.08  # of samples that are empty fields: noise, medium and dust, no cell
     flip: bool = True
     turn: bool = True
+    warp: bool = True  # half of the windows by any angle, and stretched
     contrast: bool = True
     invert: bool = True
     halo: bool = True
@@ -247,7 +251,7 @@ class TrainConfig(_JsonConfig):
         if self.crop % 64 or self.crop <= 0:
             raise EvicanError(f"crop is {self.crop}; it must be a multiple of 64 pixels to fit the network.")
         for name in ("steps", "epoch", "batch", "instances", "rois", "save_every", "validate_every", "learning_rate",
-                     "backbone_rate", "blur_sigma", "scale_low"):  # fmt: skip
+                     "backbone_rate", "box_weight", "blur_sigma", "scale_low"):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise EvicanError(f"{name} is {getattr(self, name)}; it must be above 0.")
         if not 0 < self.positive_rois <= self.rois:
@@ -269,6 +273,7 @@ PAPER_TRAINING: dict[str, Any] = {
     "optimizer": "sgd",
     "learning_rate": 1e-3,
     "backbone_rate": 1.0,
+    "box_weight": 1.0,
     "warmup_steps": 0,
     "clip_each": True,
     "average_decay": 0.0,
@@ -287,7 +292,7 @@ PAPER_TRAINING: dict[str, Any] = {
     "blank_share": 0.0,
     "scale_low": 1.0,
     "scale_high": 1.0,
-    **{name: False for name in ("turn", "contrast", "invert", "halo", "illumination", "defocus", "noise", "texture",
+    **{name: False for name in ("turn", "warp", "contrast", "invert", "halo", "illumination", "defocus", "noise", "texture",
                                 "jpeg", "copy_paste")},
 }  # fmt: skip
 

@@ -46,7 +46,7 @@ def paste_copies(
         New ones; the old ones are left as they are.
     """
     image, masks, category_ids = image.copy(), list(masks), list(category_ids)
-    groups = _groups(masks, inside)
+    groups = _groups(masks, inside) if masks else []
     if not groups:
         return image, masks, category_ids
     taken = np.any(masks, 0)
@@ -72,9 +72,10 @@ def paste_copies(
 
 def _groups(masks, inside):
     """Return the indices of each object that lies whole in the window and in no other, and of those that lie in it."""
-    areas = [int(mask.sum()) for mask in masks]
-    shared = np.array([[int((a & b).sum()) for b in masks] for a in masks]).reshape(len(masks), len(masks))
-    within = shared > 0.8 * np.maximum(np.array(areas), 1)[:, None]  # [i, j]: i lies in j
+    flat = np.reshape(masks, (len(masks), -1)).astype(np.float32)  # one product counts all shared pixels, exactly
+    shared = flat @ flat.T
+    areas = shared.diagonal().astype(int)
+    within = shared > 0.8 * np.maximum(areas, 1)[:, None]  # [i, j]: i lies in j
     groups = []
     for i, mask in enumerate(masks):
         larger = [j for j in np.flatnonzero(within[i]) if j != i and areas[j] > areas[i]]

@@ -269,11 +269,11 @@ class Model:
         out = self.network.detect(tf.constant(images), minimum_score, windows)
         out = {key: value.numpy() for key, value in out.items()}
         back = np.array([height / rows, width / columns] * 2, np.float32)
-        boxes = (out["boxes"] - np.array([top, left] * 2, np.float32)) * back
+        frames = (out["frames"] - np.array([top, left] * 2, np.float32)) * back
         found = []
         for i, tile in enumerate(tiles):
             own = out["image_index"] == i
-            own_boxes, crops = paste_masks(out["masks"][own], boxes[own], (height, width))
+            own_boxes, crops = paste_masks(out["masks"][own], frames[own], (height, width))
             category_ids, scores = out["category_ids"][own], out["scores"][own]
             inside = Instances(
                 (height, width), self.config.categories, category_ids, scores, own_boxes, crops

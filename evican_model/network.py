@@ -83,8 +83,9 @@ class MaskRCNN(tf.Module):
         Returns
         -------
         dict of tensors
-            ``boxes`` [n, 4], ``category_ids`` int32 [n], ``scores`` [n], best first in each image, ``masks``
-            [n, side, side], the probability of each pixel of the box, and ``image_index`` int32 [n], ascending.
+            ``boxes`` [n, 4], ``category_ids`` int32 [n], ``scores`` [n], best first in each image, ``frames`` [n, 4],
+            the boxes with the context in which their masks are drawn, ``masks`` [n, side, side], the probability of
+            each pixel of the frame, and ``image_index`` int32 [n], ascending.
         """
         config, size = self.config, tf.shape(images)[1:3]
         pyramid, objectness, offsets = self.propose(images, self.folded)
@@ -103,10 +104,11 @@ class MaskRCNN(tf.Module):
         ]
         regions, category_ids, scores = (tf.concat(part, 0) for part in zip(*found))
         index = _image_index(scores for _, _, scores in found)
-        masks = self.mask_head(self.align(pyramid, regions, index, config.mask_pool, size))
+        frames = boxes.grow(regions, config.mask_context)
+        masks = self.mask_head(self.align(pyramid, frames, index, config.mask_pool, size))
         masks = tf.sigmoid(tf.gather(masks, category_ids - 1, axis=3, batch_dims=1))
         return {"boxes": self.geometry.outer(regions), "category_ids": category_ids, "scores": scores,
-                "masks": masks, "image_index": index}  # fmt: skip
+                "frames": self.geometry.outer(frames), "masks": masks, "image_index": index}  # fmt: skip
 
     def fold(self):
         """Copy the backbone into one without batch norms, and for grey images where it can be, for faster detection.
@@ -159,7 +161,7 @@ class MaskRCNN(tf.Module):
         logits, refinements = (tf.split(x, len(images)) for x in self.box_head(pooled))
         # The positive ROIs stand first in each image's share.
         first = training.positive_rois
-        regions = [sample["rois"][:first] for sample in samples]
+        regions = [boxes.grow(sample["rois"][:first], config.mask_context) for sample in samples]
         pooled = self.align(pyramid, tf.concat(regions, 0), _image_index(regions), config.mask_pool, size)
         masks = tf.split(self.mask_head(pooled), len(images))
 

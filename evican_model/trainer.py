@@ -28,7 +28,6 @@ from evican_model.training_log import TrainingLog, draw_figure
 
 __all__ = ["Trainer", "choose_strategy"]
 
-_LOSS_WEIGHTS = {"rpn_class": 1.0, "rpn_box": 1.0, "class": 1.0, "box": 1.0, "mask": 1.0}
 _STATE = "state.json"
 
 
@@ -272,7 +271,7 @@ class Trainer:
         training = self.training
         with tf.GradientTape() as tape:
             parts = self.network.losses(batch, training)
-            total = tf.add_n([_LOSS_WEIGHTS[name] * value for name, value in parts.items()])
+            total = tf.add_n([value * training.box_weight if name == "box" else value for name, value in parts.items()])
             # The released code's weight decay: each tensor's squares by its size, norms left out.
             penalty = [tf.reduce_sum(tf.square(v)) / float(np.prod(v.shape)) for v in self.penalised]
             objective = total + training.weight_decay * tf.add_n(penalty) if penalty else total

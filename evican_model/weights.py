@@ -27,6 +27,8 @@ __all__ = ["WeightsInfo", "available_weights", "check", "read_tensors", "tells_l
 BUNDLED_FOLDER = Path(__file__).parent / "weights"
 BUNDLED_NAME = "fast"
 _FORMAT = "evican-weights 1"
+# What networks were before the config had a word for it, so that older files mean what they meant.
+_BEFORE = {"mask_context": 1.0}
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def check(weights: str | Path = "bundled", categories: Sequence[str] | None = No
         raise WeightsError(f"{path} has no config beside it; expected {sidecar}.")
     record = _read_record(sidecar)
     try:
-        config = NetworkConfig.from_dict(record["network"], source=sidecar)
+        config = NetworkConfig.from_dict({**_BEFORE, **record["network"]}, source=sidecar)
     except EvicanError as error:
         raise WeightsError(str(error)) from error
     if categories is not None and tuple(categories) != config.categories:

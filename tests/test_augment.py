@@ -75,6 +75,23 @@ def test_masks_and_boxes_lie_on_their_objects(seed):
     assert sample["known"].all()
 
 
+def test_warped_windows_turn_and_stretch_their_objects():
+    item, levels = bright_discs([(100, 130)], 30)
+    axes = []
+    for seed in range(80):
+        training = replace(PLAIN, scale_low=1, scale_high=1)
+        sample = make_sample(item, levels, 1.0, np.random.default_rng(seed), NETWORK, training)
+        mask = sample["masks"][0].astype(bool)
+        if mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any():
+            continue
+        axes.append(np.sqrt(np.linalg.eigvalsh(np.cov(np.nonzero(mask)))) * 2)
+    axes = np.array(axes)
+    assert len(axes) > 20
+    np.testing.assert_allclose(axes.prod(1), 30**2, rtol=0.03)  # neither larger nor smaller
+    stretch = np.log(axes[:, 1] / axes[:, 0]) / 2
+    assert stretch.max() > 0.1 and stretch.max() < 0.16 and (stretch < 0.01).mean() > 0.25
+
+
 def test_natural_scale_brings_the_median_object_to_the_typical_diameter():
     item, _ = bright_discs([(40, 60), (120, 130)], 16)
     assert natural_scale(item, NETWORK) == pytest.approx(NETWORK.cell_diameter / 32, rel=0.05)

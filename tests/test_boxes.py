@@ -58,6 +58,11 @@ def test_huge_offsets_stay_finite():
     assert np.isfinite(decoded).all()
 
 
+def test_grown_boxes_keep_their_centre():
+    grown = boxes.grow(tf.constant([[10.0, 20, 14, 28], [5, 5, 5, 5]]), 1.5)
+    np.testing.assert_allclose(grown, [[9, 18, 15, 30], [5, 5, 5, 5]])
+
+
 def test_clip_moves_corners_into_the_image():
     given = tf.constant([[-5.0, 3, 50, 70], [200, 200, 300, 300], [8, 8, 8, 8]])
     clipped = boxes.clip(given, tf.constant([0.0, 0, 40, 60]))

@@ -256,7 +256,7 @@ def average_precision(found, batch, category):
     """AP50 of one category: greedy matching by score, precision made monotonous, mean over 101 recalls."""
     own, real = found["category_ids"] == category, batch["category_ids"].numpy()[0] == category
     truth, shape = batch["masks"].numpy()[0][real].astype(bool), batch["image"].shape[1:3]
-    boxes, crops = paste_masks(found["masks"][own], found["boxes"][own], shape)
+    boxes, crops = paste_masks(found["masks"][own], found["frames"][own], shape)
     free, hits = set(range(len(truth))), []
     for (y1, x1, y2, x2), crop in zip(boxes, crops):
         mask = np.zeros(shape, bool)

@@ -69,6 +69,13 @@ def test_a_wrong_config_is_refused(path, change, message):
         weights.check(path)
 
 
+def test_a_config_older_than_the_context_of_masks_means_what_it_meant(path):
+    record = json.loads(path.with_suffix(".json").read_text())
+    del record["network"]["mask_context"]
+    path.with_suffix(".json").write_text(json.dumps(record))
+    assert weights.check(path).config.mask_context == 1
+
+
 def test_config_that_is_no_json_is_refused(path):
     path.with_suffix(".json").write_text("{half")
     with pytest.raises(WeightsError, match=r"small\.json cannot be read"):
