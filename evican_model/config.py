@@ -171,9 +171,10 @@ class NetworkConfig(_JsonConfig):
 _MATTERPORT: dict[str, Any] = {
     "image_scale": "square", "padding": 0.0, "pixel_mean": (123.7, 116.8, 103.9), "pixel_std": 1.0,
     "geometry": "corners", "separable": False, "head_norms": True, "fpn_channels": 256, "rpn_channels": 512,
-    "box_channels": 1024, "mask_channels": 256, "mask_convolutions": 4, "mask_context": 1.0, "anchor_scales": (32, 64, 128, 256, 512),
-    "objectness_by_category": False, "pre_nms_limit": 6000, "proposals": 1000, "training_proposals": 2000,
-    "minimum_objectness": 0.0, "one_category": True, "detection_iou": 0.3, "smallest_box": 0.0,
+    "box_channels": 1024, "mask_channels": 256, "mask_convolutions": 4, "mask_context": 1.0,
+    "anchor_scales": (32, 64, 128, 256, 512), "objectness_by_category": False, "pre_nms_limit": 6000,
+    "proposals": 1000, "training_proposals": 2000, "minimum_objectness": 0.0,
+    "one_category": True, "detection_iou": 0.3, "smallest_box": 0.0,
 }  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {},
@@ -292,8 +293,8 @@ PAPER_TRAINING: dict[str, Any] = {
     "blank_share": 0.0,
     "scale_low": 1.0,
     "scale_high": 1.0,
-    **{name: False for name in ("turn", "warp", "contrast", "invert", "halo", "illumination", "defocus", "noise", "texture",
-                                "jpeg", "copy_paste")},
+    **{name: False for name in ("turn", "warp", "contrast", "invert", "halo", "illumination", "defocus", "noise",
+                                "texture", "jpeg", "copy_paste")},
 }  # fmt: skip
 
 
