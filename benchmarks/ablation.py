@@ -8,10 +8,9 @@ its figures say what was learnt by heart as well.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
-from pathlib import Path
 
+import _where
 import numpy as np
 from tqdm import tqdm
 
@@ -22,8 +21,6 @@ from evican_model.dataset import read_categories, read_dataset
 from evican_model.evaluate import average_precision
 from evican_model.evaluate.ground_truth import read_scenes, split_trained
 from evican_model.images import read_image
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def training_of(record: dict) -> str:
@@ -52,7 +49,6 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=24, help="of each set, evenly spread (default: 24)")
     parser.add_argument("--blank", type=int, default=24, help="empty fields (default: 24)")
     options = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     rows, heads = [], None
     for one in options.weights:
         label, _, path = one.partition("=")
@@ -73,8 +69,9 @@ def main() -> int:
                     names.append(f"{name} {category}")
         heads = heads or names
         rows.append([label, training_of(model.info.training), *cells, false_finds(model, options.blank)])
-    print(f"`python benchmarks/ablation.py --images {options.images} --blank {options.blank}`; commit {commit.strip()}."
-          " AP50 / AP75 of masks, pooled COCO, at most 1000 detections an image, automatic scale.\n")  # fmt: skip
+    print(f"`python benchmarks/ablation.py --images {options.images} --blank {options.blank}`; commit "
+          f"{_where.commit()}. AP50 / AP75 of masks, pooled COCO, at most 1000 detections an image, automatic "
+          "scale.\n")  # fmt: skip
     heads = ["weights", "trained", *(heads or []), "false finds"]
     print(f"| {' | '.join(heads)} |\n" + "| --- " * len(heads) + "|")
     for row in rows:

@@ -10,11 +10,10 @@ working confidence, in N synthetic empty fields.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
+import _where
 import numpy as np
 
 import evican_model
@@ -25,7 +24,6 @@ from evican_model.evaluate.evaluation import Settings, Tool, evaluate
 from evican_model.evaluate.ground_truth import read_scenes, split_trained
 from evican_model.evaluate.metrics import interval
 
-ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = {"AP@1000": "AP", "AP50@1000": "AP50", "AP75@1000": "AP75", "flat_AP50@1000": "AP50 after flattening",
            "F1_50": "F1", "PQ": "PQ"}  # fmt: skip
 
@@ -38,13 +36,10 @@ def main() -> None:
     parser.add_argument("--blank", type=int, default=0, metavar="N")
     options = parser.parse_args()
     model = evican_model.load_model(options.weights)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout
     names = " ".join(one.split("=")[0] for one in options.sets)
     print("# Accuracy of the bundled weights on images they were not trained on\n")
     print(
-        f"`python benchmarks/accuracy.py` on {names}; commit {commit.strip()}, weights {options.weights}, SHA-256 "
+        f"`python benchmarks/accuracy.py` on {names}; commit {_where.commit()}, weights {options.weights}, SHA-256 "
         f"{model.info.sha256[:12]}. Masks, all images pooled, at most 1000 detections an image, automatic scale; F1 "
         f"and PQ at IoU 0.5 and the working confidence of {model.config.confidence}; 95 % intervals over images.\n"
     )

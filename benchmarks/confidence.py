@@ -9,8 +9,8 @@ Images the weights were trained on are used as well, and marked: the figure is f
 from __future__ import annotations
 
 import argparse
-import subprocess
-from pathlib import Path
+
+import _where
 
 import evican_model
 from evican_model.dataset import read_dataset
@@ -18,7 +18,6 @@ from evican_model.evaluate import trained_on
 from evican_model.images import read_image
 from evican_model.masks import box_pairs, shared_areas
 
-ROOT = Path(__file__).resolve().parent.parent
 LEAST = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -46,13 +45,10 @@ def main() -> None:
     parser.add_argument("--first", type=int, metavar="N", help="only the first N images of each set")
     options = parser.parse_args()
     model = evican_model.load_model(options.weights)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout
     print("# Which confidence: F1 (precision / recall) at IoU 0.5, of `Model.segment`\n")
     limit = f", first {options.first} images of each" if options.first else ""
     weights = f"weights SHA-256 {model.info.sha256[:12]}"
-    print(f"`python benchmarks/confidence.py`{limit}; commit {commit.strip()}, {weights}.\n")
+    print(f"`python benchmarks/confidence.py`{limit}; commit {_where.commit()}, {weights}.\n")
     print("| set | category | " + " | ".join(map(str, LEAST)) + " |\n" + "| --- " * (len(LEAST) + 2) + "|")
     for one in options.sets:
         name, _, place = one.partition("=")

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shlex
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+
+import _where
 
 from evican_model import weights
 from evican_model.errors import EvicanError
@@ -104,9 +105,8 @@ def main() -> int:
     pooled = Results(offered, True, False, [found[scene.name] for scene in scenes.scenes])
     tool = Tool("cross-validation", "", dict.fromkeys(scenes.categories, confidence), (pooled,))
     (judged,) = evaluate([replace(scenes, name="held out")], [tool], Settings((1000,)))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     print(f"# Cross-validation in {options.folds} folds\n")
-    print(f"`python {shlex.join(sys.argv)}`; commit {commit.strip()}, {platform.machine()}, {steps} steps a fold from "
+    print(f"`python {shlex.join(sys.argv)}`; commit {_where.commit()}, {_where.machine()}, {steps} steps a fold from "
           f"weights with SHA-256 {start.sha256[:12]}. Masks, {len(scenes.scenes)} held-out images pooled, at most 1000 "
           "detections an image, automatic scale; F1 and PQ at IoU 0.5 and the working confidence of "
           f"{confidence}; 95 % intervals over images.\n")  # fmt: skip

@@ -11,19 +11,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import _where
 import numpy as np
 from PIL import Image
 
 from evican_model.runs import write_outline
 
-ROOT = Path(__file__).resolve().parent.parent
 SIDE = 1024
 RADII = {1: 32.0, 2: 16.0}  # of cells and nuclei, pixels
 
@@ -79,15 +78,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=1000)
     options = parser.parse_args()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout
-    processor = next(
-        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?"
-    )
     print("# Speed of `python -m evican_model.evaluate`\n")
-    print(f"`python {' '.join(sys.argv)}`; {os.cpu_count()} cores {processor}, {platform.system()}, Python "
-          f"{platform.python_version()}, NumPy {np.__version__}, commit {commit.strip()}; load of the machine before "
+    print(f"`python {' '.join(sys.argv)}`; {_where.machine()}, NumPy "
+          f"{np.__version__}, commit {_where.commit()}; load of the machine before "
           f"{os.getloadavg()[0]:.1f}.\n")  # fmt: skip
     print(
         "| images | true objects | found | bootstrap samples | CPU s | peak GB |\n| --- | --- | --- | --- | --- | --- |"

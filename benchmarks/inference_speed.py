@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -18,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import _where
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,17 +123,10 @@ def _is_five() -> bool:
 
 
 def _machine() -> str:
-    model = next(
-        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?"
-    )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout
     import tensorflow as tf
 
     return (
-        f"{os.cpu_count()} cores {model}, {platform.system()}, Python {platform.python_version()}, "
-        f"TensorFlow {tf.__version__}, commit {commit.strip()}"
+        f"{_where.machine()}, TensorFlow {tf.__version__}, commit {_where.commit()}"
     )
 
 

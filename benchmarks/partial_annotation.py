@@ -18,14 +18,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import _where
 import numpy as np
 from confidence import hits  # the benchmark beside this one
 
@@ -35,7 +33,6 @@ from evican_model.dataset import AnnotatedImage, read_categories, read_dataset
 from evican_model.evaluate import average_precision
 from evican_model.model import load_model
 
-ROOT = Path(__file__).resolve().parent.parent
 WAYS = ("background", "blur", "ignore", "all")
 CONFIDENCES = (0.5, 0.7)
 
@@ -151,14 +148,11 @@ def print_table(results: dict, sets, options) -> None:
     """Print the Markdown table: mean over the seeds, and each seed's value."""
     import tensorflow as tf
 
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout
     print("# What to do with objects that nobody outlined: three ways at equal compute\n")
     print(f"`python benchmarks/partial_annotation.py`; {options.share:.0%} of the outlines kept, {options.steps} steps "
           f"of 2 crops of {options.crop} pixels, {options.seeds} seed(s); start: {Path(options.weights).name}; "
-          f"{os.cpu_count()} cores {platform.machine()}, Python {platform.python_version()}, TensorFlow "
-          f"{tf.__version__}, commit {commit.strip()}.\n")  # fmt: skip
+          f"{_where.machine()}, TensorFlow "
+          f"{tf.__version__}, commit {_where.commit()}.\n")  # fmt: skip
     print(
         "| training set | images | outlines | of them kept | validation images |\n| --- | --- | --- | --- | --- |"
     )

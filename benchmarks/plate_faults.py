@@ -8,8 +8,6 @@ an undisturbed run, and the next round begins a new one.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import random
 import shutil
 import signal
@@ -20,6 +18,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import _where
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,13 +103,10 @@ def main() -> int:
             number += 1
     finally:
         shutil.rmtree(folder)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout
     print(
         f"# Killed plate runs\n\n`python benchmarks/plate_faults.py --kills {options.kills} --seed {options.seed}`; "
-        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, CellProfiler "
-        f"{program.cellprofiler}, commit {commit.strip()}.\n\nSix small images in shards of two, two workers; an "
+        f"{_where.machine()}, CellProfiler "
+        f"{program.cellprofiler}, commit {_where.commit()}.\n\nSix small images in shards of two, two workers; an "
         f"undisturbed run took {whole:.0f} s. SIGKILL at a random moment of that time, then the same command again.\n\n"
         "| killed | times |\n| --- | --- |"
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -18,6 +17,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import _where
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "plate")]
@@ -69,12 +70,9 @@ def main() -> int:
     if options.one:
         print(json.dumps(measure(int(options.one[0]), int(options.one[1]), Path(options.one[2]))))
         return 0
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout
     print(
-        f"# Merging a plate\n\n`python benchmarks/plate_merge.py`; {os.cpu_count()} cores, {platform.system()}, Python "
-        f"{platform.python_version()}, commit {commit.strip()}. Other load: {options.load}. Merging uses one core.\n\n"
+        f"# Merging a plate\n\n`python benchmarks/plate_merge.py`; {_where.machine()}, "
+        f"commit {_where.commit()}. Other load: {options.load}. Merging uses one core.\n\n"
         "Three object tables of each number of cells (cells, nuclei, cytoplasm), each to Parquet, CSV and SQLite; "
         "wells, images and report are in the time.\n\n"
         "| images | cells | rows of all tables | wall s | CPU s | peak GB | cells.parquet MB | cells.csv MB | "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 
+import _where
 import psutil
 from PIL import Image
 
@@ -119,13 +119,10 @@ def main() -> int:
         pixels = sum(megapixels(path) for path in sorted(plate.iterdir())) / options.images
     finally:
         shutil.rmtree(folder)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout
     print(
         f"# Speed of plate runs\n\n`python benchmarks/plate_speed.py --images {options.images} --scale "
-        f"{options.scale:g}`; {os.cpu_count()} cores, {platform.system()}, "
-        f"Python {platform.python_version()}, CellProfiler {program.cellprofiler}, commit {commit.strip()}. Other "
+        f"{options.scale:g}`; {_where.machine()}, "
+        f"CellProfiler {program.cellprofiler}, commit {_where.commit()}. Other "
         f"load: {options.load}.\n\n{options.images} images (the example images at scale {options.scale:g}), one "
         "thread for each CellProfiler.\n\n"
         "| run | starts of CellProfiler | wall s | images/s | CPU s | CPU s over plain | peak GB of a CellProfiler |\n"

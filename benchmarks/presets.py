@@ -8,12 +8,11 @@ network draws at most (100). Timed is the network itself on an input of 1024 x 1
 from __future__ import annotations
 
 import os
-import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import _where
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,17 +86,10 @@ def main() -> None:
 
 
 def _machine() -> str:
-    model = next(
-        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?"
-    )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
     import tensorflow as tf
 
     return (
-        f"{os.cpu_count()} cores {model}, {platform.system()}, Python {platform.python_version()}, "
-        f"TensorFlow {tf.__version__}, commit {commit}"
+        f"{_where.machine()}, TensorFlow {tf.__version__}, commit {_where.commit()}"
     )
 
 

@@ -7,11 +7,10 @@ the size of the outlines. The table has the median diameter of the objects in th
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
+import _where
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
@@ -23,7 +22,6 @@ from evican_model.images import read_image
 from evican_model.instances import Instances
 from evican_model.scaling import resize, to_grey
 
-ROOT = Path(__file__).resolve().parent.parent
 FACTORS = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 
 
@@ -50,10 +48,9 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=8, help="of each set, evenly spread (default: 8)")
     options = parser.parse_args()
     model = evican_model.load_model(options.weights)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    print(f"# Range of sizes\n\n`python benchmarks/scale_range.py --images {options.images}`; commit {commit.strip()}, "
-          f"weights {options.weights}, SHA-256 {model.info.sha256[:12]}. Masks, pooled COCO, at most 1000 detections "
-          "an image, automatic scale.\n\n"
+    print(f"# Range of sizes\n\n`python benchmarks/scale_range.py --images {options.images}`; commit "
+          f"{_where.commit()}, weights {options.weights}, SHA-256 {model.info.sha256[:12]}. Masks, pooled COCO, "
+          "at most 1000 detections an image, automatic scale.\n\n"
           "| set | category | images resized by | median diameter, pixels | AP50 | AP75 |\n"
           "| --- | --- | --- | --- | --- | --- |")  # fmt: skip
     for one in options.sets:

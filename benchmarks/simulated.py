@@ -8,10 +8,10 @@ Average precision says how far simulated cells are taken for cells; blank fields
 from __future__ import annotations
 
 import argparse
-import subprocess
 import time
 from pathlib import Path
 
+import _where
 import numpy as np
 
 import evican_model
@@ -19,8 +19,6 @@ from evican_model.dataset import AnnotatedImage
 from evican_model.evaluate import average_precision
 from evican_model.simulate import CATEGORIES, simulate_field
 from evican_model.specimen import STYLES
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
@@ -31,14 +29,12 @@ def main() -> None:
     parser.add_argument("--weights", default="bundled")
     options = parser.parse_args()
     model = evican_model.load_model(options.weights)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout
     print("# Simulated fields under the eyes of a model that has never seen one\n")
     print(
-        f"`python benchmarks/simulated.py --fields {options.fields} --blank {options.blank}`; commit {commit.strip()}, "
-        f"weights {options.weights}, SHA-256 {model.info.sha256[:12]}. Fields of 512 x 512 pixels, typical cells 40 to "
-        "100 pixels. Masks, pooled COCO, cap 1000, automatic scale; CPU seconds are those of one field's making.\n"
+        f"`python benchmarks/simulated.py --fields {options.fields} --blank {options.blank}`; commit "
+        f"{_where.commit()}, weights {options.weights}, SHA-256 {model.info.sha256[:12]}. Fields of 512 x 512 "
+        "pixels, typical cells 40 to 100 pixels. Masks, pooled COCO, cap 1000, automatic "
+        "scale; CPU seconds are those of one field's making.\n"
     )
     print("| modality | style | cells | AP50 | AP75 | nuclei | AP50 | AP75 | CPU s |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")

@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+import _where
 
 # name: preset, then settings of TrainConfig
 CONFIGURATIONS: dict = {
@@ -145,14 +144,11 @@ def main() -> None:
 
 def print_tables(found: dict, options) -> None:
     """Print the Markdown tables."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout
     load = f"{os.getloadavg()[1]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     version = next(iter(found.values()))["tensorflow"]
     print("# Speed of training\n")
-    where = f"{os.cpu_count()} cores {platform.machine()}, {platform.system()}, Python {platform.python_version()}"
-    where += f", TensorFlow {version}, commit {commit.strip()}"
+    where = _where.machine()
+    where += f", TensorFlow {version}, commit {_where.commit()}"
     print(f"`python benchmarks/training_speed.py`; {where}; five-minute load average at the end: {load}; median of "
           f"{options.repeats} steps after one that is not counted.\n")  # fmt: skip
     print("| network | crop | batch | s a step | CPU s a step | images a second | images a CPU second | peak GB "

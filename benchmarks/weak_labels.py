@@ -8,17 +8,15 @@ Besides the sets named, 8 simulated fields of each modality. Of every set, one c
 from __future__ import annotations
 
 import argparse
-import subprocess
 from pathlib import Path
 
+import _where
 import numpy as np
 
 import evican_model
 from evican_model.dataset import AnnotatedImage, read_dataset
 from evican_model.simulate import CATEGORIES, simulate_field
 from evican_model.weak_labels import grow_from_nuclei, weak_cells, weak_nuclei
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
@@ -27,13 +25,10 @@ def main() -> None:
     parser.add_argument("sets", nargs="*", metavar="NAME=JSON:IMAGES")
     options = parser.parse_args()
     model = evican_model.load_model()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout
     names = " ".join(one.split("=")[0] for one in options.sets)
     print("# How true weak labels are\n")
     print(
-        f"`python benchmarks/weak_labels.py {names}`; commit {commit.strip()}, bundled weights, SHA-256 "
+        f"`python benchmarks/weak_labels.py {names}`; commit {_where.commit()}, bundled weights, SHA-256 "
         f"{model.info.sha256[:12]}. The share of what is added whose IoU with a true object is above 0.5 and 0.7. The "
         "weights were trained on EVICAN: what stands there for the model is too good; the watershed knows no weights.\n"
     )
