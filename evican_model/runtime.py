@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import tempfile
+from pathlib import Path
 from typing import Iterator
 
 from evican_model.errors import EvicanError
@@ -48,7 +49,7 @@ def start_tensorflow(threads: int | None = None):
     # Keep the memory of large feature maps for the next layer: asking the system for fresh pages each time costs a
     # fifth of the CPU time of an image (benchmarks/inference_speed.md).
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
-    with without_chatter():
+    with without_chatter(), _beside_another_llvm():
         import tensorflow as tf
 
         tf.get_logger().setLevel("ERROR")
@@ -59,6 +60,26 @@ def start_tensorflow(threads: int | None = None):
         if threads is not None:
             _use_threads(tf, threads)
     return tf
+
+
+@contextlib.contextmanager
+def _beside_another_llvm() -> Iterator[None]:
+    """Let TensorFlow find its own LLVM before one that the process has loaded already.
+
+    The window of CellProfiler on Linux draws with Mesa, whose LLVM is then visible to all libraries. TensorFlow brings
+    an LLVM of its own with the same symbols; mixed, the two crash (TensorFlow 2.15) or never come back (2.19, 2.20).
+    """
+    deep_binding = getattr(os, "RTLD_DEEPBIND", 0)  # Linux only
+    maps = Path("/proc/self/maps")
+    if not deep_binding or not maps.is_file() or "libLLVM" not in maps.read_text(errors="replace"):
+        yield
+        return
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(flags | deep_binding)
+    try:
+        yield
+    finally:
+        sys.setdlopenflags(flags)
 
 
 def _use_threads(tf, threads: int) -> None:

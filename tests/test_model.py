@@ -33,6 +33,24 @@ def test_importing_the_package_does_not_load_tensorflow():
     assert out.stdout.strip() == "False"
 
 
+def system_llvm():
+    """The LLVM that Mesa draws windows with, or None."""
+    folders = (Path("/usr/lib"), Path("/usr/lib64"), *Path("/usr/lib").glob("*-linux-gnu"))
+    found = sorted(path for folder in folders for path in folder.glob("libLLVM*.so*"))
+    return found[0] if found else None  # the older, the further from the one in TensorFlow
+
+
+@pytest.mark.skipif(system_llvm() is None, reason="no system LLVM, as desktops with Mesa have it")
+def test_tensorflow_starts_beside_the_llvm_of_a_window():
+    code = (
+        f"import ctypes, os; ctypes.CDLL({str(system_llvm())!r}, mode=os.RTLD_NOW | os.RTLD_GLOBAL)\n"
+        "import evican_model as e, numpy as n; print(len(e.load_model().segment(n.eye(100))))"
+    )
+    # Without the remedy it hangs or crashes before the first line of Python in TensorFlow.
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (out.returncode, out.stderr) == (0, "")
+
+
 def test_loading_and_segmenting_is_silent():
     code = "import evican_model as e, numpy as n; e.load_model().segment(n.eye(100))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
