@@ -18,7 +18,11 @@ _EIGHT = np.ones(
 
 
 def paste_masks(
-    probabilities: np.ndarray, boxes: np.ndarray, shape: tuple[int, ...], threshold: float = 0.5
+    probabilities: np.ndarray,
+    boxes: np.ndarray,
+    shape: tuple[int, ...],
+    threshold: float = 0.5,
+    margin: float = 0.0,
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Turn the mask head's small masks into masks in image pixels.
 
@@ -34,6 +38,9 @@ def paste_masks(
     shape : (int, int)
         Height and width of the image.
     threshold : float
+    margin : float
+        Pixels nearer than this to an edge of the image have the value of those that far from it: beside nothing, a
+        network is wrong about the last few, and an object that the edge cuts would end before it.
 
     Returns
     -------
@@ -58,8 +65,8 @@ def paste_masks(
     # A pixel is in the box if its centre is.
     pixels = np.clip(np.ceil(boxes - 0.5), 0, [*shape, *shape]).astype(np.int32)
     pixels[(pixels[:, :2] >= pixels[:, 2:]).any(1)] = 0
-    rows, row_ends = _bilinear_weights(pixels[:, 0::2], boxes[:, 0::2], probabilities.shape[1])
-    columns, column_ends = _bilinear_weights(pixels[:, 1::2], boxes[:, 1::2], probabilities.shape[2])
+    rows, row_ends = _bilinear_weights(pixels[:, 0::2], boxes[:, 0::2], probabilities.shape[1], shape[0], margin)
+    columns, column_ends = _bilinear_weights(pixels[:, 1::2], boxes[:, 1::2], probabilities.shape[2], shape[1], margin)
     y, x, crops = 0, 0, []
     for values, y_end, x_end in zip(probabilities, row_ends, column_ends):
         crops.append(rows[y:y_end] @ values @ columns[x:x_end].T >= threshold)
@@ -178,7 +185,9 @@ def _is_solid(mask: np.ndarray) -> bool:
     )
 
 
-def _bilinear_weights(pixels: np.ndarray, sides: np.ndarray, samples: int) -> tuple[np.ndarray, list[int]]:
+def _bilinear_weights(
+    pixels: np.ndarray, sides: np.ndarray, samples: int, extent: int, margin: float
+) -> tuple[np.ndarray, list[int]]:
     """Weigh the samples of many box sides at their pixels, in one pass.
 
     Parameters
@@ -189,6 +198,10 @@ def _bilinear_weights(pixels: np.ndarray, sides: np.ndarray, samples: int) -> tu
         Where each side starts and ends.
     samples : int
         Samples a side.
+    extent : int
+        Pixels of the image along this side.
+    margin : float
+        As of `paste_masks`.
 
     Returns
     -------
@@ -201,7 +214,9 @@ def _bilinear_weights(pixels: np.ndarray, sides: np.ndarray, samples: int) -> tu
     ends = np.cumsum(lengths)
     pixel = np.arange(lengths.sum()) + np.repeat(pixels[:, 0] - (ends - lengths), lengths)
     low, high = np.repeat(sides, lengths, axis=0).T
-    position = np.clip((pixel + 0.5 - low) * (samples / (high - low)) - 0.5, 0, samples - 1)
+    margin = min(margin, extent / 2)
+    centre = np.clip(pixel + 0.5, margin, extent - margin)
+    position = np.clip((centre - low) * (samples / (high - low)) - 0.5, 0, samples - 1)
     weights = np.subtract.outer(position.astype(np.float32), np.arange(samples, dtype=np.float32))
     np.abs(weights, out=weights)
     np.subtract(1, weights, out=weights)

@@ -270,10 +270,12 @@ class Model:
         out = {key: value.numpy() for key, value in out.items()}
         back = np.array([height / rows, width / columns] * 2, np.float32)
         frames = (out["frames"] - np.array([top, left] * 2, np.float32)) * back
+        # A frame that reaches out of the image has samples of nothing; those of a plain box keep inside.
+        margin = self.config.strides[0] * float(back.max()) if self.config.mask_context > 1 else 0.0
         found = []
         for i, tile in enumerate(tiles):
             own = out["image_index"] == i
-            own_boxes, crops = paste_masks(out["masks"][own], frames[own], (height, width))
+            own_boxes, crops = paste_masks(out["masks"][own], frames[own], (height, width), margin=margin)
             category_ids, scores = out["category_ids"][own], out["scores"][own]
             inside = Instances(
                 (height, width), self.config.categories, category_ids, scores, own_boxes, crops

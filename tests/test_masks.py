@@ -80,6 +80,16 @@ def test_paste_of_a_huge_box_stays_in_the_image():
     assert found.tolist() == [[0, 0, 20, 5]]
 
 
+def test_an_object_that_the_edge_cuts_reaches_the_edge():
+    """Beside the edge the network sees nothing; the samples there must not shorten the mask."""
+    values = np.zeros((1, 8, 8), np.float32)
+    values[:, :, 3:] = 1  # the samples stand 10 pixels apart, the third at 5
+    box = np.array([[5.0, -20, 15, 60]])
+    assert paste_masks(values, box, (30, 100))[0].tolist() == [[5, 10, 15, 60]]
+    assert paste_masks(values, box, (30, 100), margin=12)[0].tolist() == [[5, 0, 15, 60]]
+    assert paste_masks(values, box, (30, 100), margin=8)[0].tolist() == [[5, 10, 15, 60]]
+
+
 def test_paste_refuses_what_does_not_fit():
     with pytest.raises(EvicanError, match="2 boxes need masks"):
         paste_masks(np.ones((1, 4, 4)), np.zeros((2, 4)), (20, 20))
