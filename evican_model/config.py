@@ -216,7 +216,7 @@ class TrainConfig(_JsonConfig):
     validation_limit: int = 16  # spread evenly over the validation set; all would take longer than training
     patience: int = 10  # validations without a better AP after which training stops; 0: never
     unlabelled: str = "ignore"  # or "blur" or "background": what is not outlined in a partly annotated image
-    box_weight: float = 2.0  # of the box head's loss; boxes, not masks, limit AP75 (benchmarks/ablation.md)
+    box_weight: float = 2.0  # of the box head's loss; boxes limit how tight nuclei are (benchmarks/localisation.md)
     blur_sigma: float = 30.0  # pixels (paper, section 2.2)
     blur_seam: float = 3.0  # pixels over which sharp goes over into blurred
     instances: int = 80  # objects a crop; the crop's surplus is marked unknown, not background
