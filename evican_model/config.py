@@ -217,6 +217,8 @@ class TrainConfig(_JsonConfig):
     patience: int = 10  # validations without a better AP after which training stops; 0: never
     unlabelled: str = "ignore"  # or "blur" or "background": what is not outlined in a partly annotated image
     box_weight: float = 2.0  # of the box head's loss; boxes limit how tight nuclei are (benchmarks/localisation.md)
+    box_beta: float = 1.0  # of the smooth L1 losses of boxes: errors below it count by their square
+    mask_dice: float = 0.0  # weight of a soft Dice loss beside the cross entropy of masks
     blur_sigma: float = 30.0  # pixels (paper, section 2.2)
     blur_seam: float = 3.0  # pixels over which sharp goes over into blurred
     instances: int = 80  # objects a crop; the crop's surplus is marked unknown, not background
@@ -252,7 +254,7 @@ class TrainConfig(_JsonConfig):
         if self.crop % 64 or self.crop <= 0:
             raise EvicanError(f"crop is {self.crop}; it must be a multiple of 64 pixels to fit the network.")
         for name in ("steps", "epoch", "batch", "instances", "rois", "save_every", "validate_every", "learning_rate",
-                     "backbone_rate", "box_weight", "blur_sigma", "scale_low"):  # fmt: skip
+                     "backbone_rate", "box_weight", "box_beta", "blur_sigma", "scale_low"):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise EvicanError(f"{name} is {getattr(self, name)}; it must be above 0.")
         if not 0 < self.positive_rois <= self.rois:
@@ -275,6 +277,8 @@ PAPER_TRAINING: dict[str, Any] = {
     "learning_rate": 1e-3,
     "backbone_rate": 1.0,
     "box_weight": 1.0,
+    "box_beta": 1.0,
+    "mask_dice": 0.0,
     "warmup_steps": 0,
     "clip_each": True,
     "average_decay": 0.0,

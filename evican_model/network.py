@@ -171,10 +171,10 @@ class MaskRCNN(tf.Module):
         for i, (truth, sample) in enumerate(zip(images, samples)):
             rpn_class, rpn_box = rpn.rpn_loss(objectness[i], offsets[i], anchors, truth, config, training)
             matched = {key: tf.gather(truth[key], sample["match"]) for key in ("boxes", "category_ids")}
-            class_loss, box_loss = roi.roi_loss(logits[i], refinements[i], sample, matched, config)
+            class_loss, box_loss = roi.roi_loss(logits[i], refinements[i], sample, matched, config, training)
             drawn = tf.gather(truth["masks"], sample["match"][:first])
             ids, positive = matched["category_ids"][:first], sample["positive"][:first]
-            mask_loss = roi.mask_loss(masks[i], regions[i], drawn, ids, positive, config)
+            mask_loss = roi.mask_loss(masks[i], regions[i], drawn, ids, positive, config, training)
             parts.append((rpn_class, rpn_box, class_loss, box_loss, mask_loss))
         names = ("rpn_class", "rpn_box", "class", "box", "mask")
         return {name: tf.add_n(list(values)) / len(images) for name, values in zip(names, zip(*parts))}

@@ -156,7 +156,7 @@ def _draw(eligible, wanted: int, seed):
     return tf.concat([rows, tf.fill([wanted - tf.shape(rows)[0]], tf.constant(-1, rows.dtype))], 0)
 
 
-def roi_loss(logits, offsets, sample, truth, network: NetworkConfig):
+def roi_loss(logits, offsets, sample, truth, network: NetworkConfig, training: TrainConfig):
     """Class and box loss over the sampled ROIs of one image.
 
     Parameters
@@ -177,12 +177,12 @@ def roi_loss(logits, offsets, sample, truth, network: NetworkConfig):
     class_loss = losses.masked_mean(losses.partial_label(logits, sample["possible"]), used)
     target = boxes.encode(truth["boxes"], sample["rois"], network.box_std)
     own = tf.gather(offsets, tf.maximum(truth["category_ids"] - 1, 0), axis=1, batch_dims=1)  # [rois, 4]
-    box_terms = tf.where(sample["positive"], losses.smooth_l1(target, own), tf.zeros_like(positive))
+    box_terms = tf.where(sample["positive"], losses.smooth_l1(target, own, training.box_beta), tf.zeros_like(positive))
     return class_loss, tf.reduce_sum(box_terms * positive) / tf.maximum(tf.reduce_sum(used), 1.0)
 
 
-def mask_loss(logits, rois, masks, category_ids, positive, network: NetworkConfig):
-    """Binary cross entropy of the matched category's mask (He et al. 2017, section 3, L_mask).
+def mask_loss(logits, rois, masks, category_ids, positive, network: NetworkConfig, training: TrainConfig):
+    """Binary cross entropy of the matched category's mask (He et al. 2017, section 3, L_mask) and, where wanted, soft Dice.
 
     Parameters
     ----------
@@ -205,8 +205,10 @@ def mask_loss(logits, rois, masks, category_ids, positive, network: NetworkConfi
     target = tf.image.crop_and_resize(image, corners, tf.range(tf.shape(rois)[0]), (side, side))[..., 0]
     target = tf.cast(target >= 0.5, tf.float32)
     own = tf.gather(logits, tf.maximum(category_ids - 1, 0), axis=3, batch_dims=1)  # [n, side, side]
-    cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(target, own)
-    return losses.masked_mean(tf.reduce_mean(cross_entropy, [1, 2]), tf.cast(positive, tf.float32))
+    loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(target, own), [1, 2])
+    if training.mask_dice > 0:
+        loss += training.mask_dice * losses.soft_dice(target, own)
+    return losses.masked_mean(loss, tf.cast(positive, tf.float32))
 
 
 def detections(logits, offsets, rois, window, minimum_score, config: NetworkConfig):

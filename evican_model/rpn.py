@@ -145,7 +145,8 @@ def rpn_loss(objectness, offsets, anchors, truth, network: NetworkConfig, traini
     any_positive = tf.reduce_any(positive, -1)
     best = tf.gather(truth["boxes"], tf.argmax(tf.where(matches, iou, -tf.ones_like(iou)), 1))
     target = boxes.encode(tf.where(any_positive[:, None], best, anchors), anchors, network.rpn_box_std)
-    box_loss = losses.masked_mean(losses.smooth_l1(target, offsets), tf.cast(any_positive, tf.float32))
+    box_terms = losses.smooth_l1(target, offsets, training.box_beta)
+    box_loss = losses.masked_mean(box_terms, tf.cast(any_positive, tf.float32))
     return objectness_loss, box_loss
 
 
