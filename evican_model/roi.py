@@ -68,8 +68,11 @@ class _Deconvolution(tf.keras.layers.Conv2DTranspose):
 
     def call(self, rois):
         kernel = tf.transpose(self.kernel, [3, 0, 1, 2])  # [in, row, column, out]
-        kernel = tf.reshape(kernel, [1, 1, rois.shape[-1], 4 * self.filters])
-        return self.activation(tf.nn.depth_to_space(tf.nn.conv2d(rois, kernel, 1, "VALID"), 2) + self.bias)
+        side, channels = rois.shape[1], rois.shape[-1]
+        # Not a 1 x 1 convolution: without any ROI, oneDNN's gives the shape of its input.
+        out = tf.reshape(rois, [-1, channels]) @ tf.reshape(kernel, [channels, 4 * self.filters])
+        out = tf.nn.depth_to_space(tf.reshape(out, [-1, side, side, 4 * self.filters]), 2)
+        return self.activation(out + self.bias)
 
 
 def roi_align(pyramid, rois, batch_index, size: int, image_size, layout: Centres):
@@ -182,7 +185,7 @@ def roi_loss(logits, offsets, sample, truth, network: NetworkConfig, training: T
 
 
 def mask_loss(logits, rois, masks, category_ids, positive, network: NetworkConfig, training: TrainConfig):
-    """Binary cross entropy of the matched category's mask (He et al. 2017, section 3, L_mask) and, where wanted, soft Dice.
+    """Binary cross entropy of the matched category's mask (He et al. 2017, section 3), and where wanted soft Dice.
 
     Parameters
     ----------

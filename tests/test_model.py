@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -49,6 +50,23 @@ def test_tensorflow_starts_beside_the_llvm_of_a_window():
     # Without the remedy it hangs or crashes before the first line of Python in TensorFlow.
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (out.returncode, out.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("onednn", ["0", "1"])
+def test_onednn_makes_no_difference(model, image, tmp_path, onednn):
+    """TensorFlow uses it by default where the processor has AVX-512 VNNI, which this one may not have."""
+    np.save(tmp_path / "image.npy", image)
+    code = (
+        "import evican_model as e, numpy as n; model = e.load_model()\n"
+        "noise = n.random.default_rng(0).random((200, 300))\n"
+        "assert len(model.segment(noise, confidence=1.0)) == 0  # no region at all for the heads\n"
+        "n.save('labels.npy', model.segment(n.load('image.npy')).labels('Cell'))"
+    )
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": onednn}
+    environment["PYTHONPATH"] = str(Path(evican_model.__file__).parents[1])
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, check=True)
+    same = np.load(tmp_path / "labels.npy") == model.segment(image).labels("Cell")
+    assert same.mean() > 0.999
 
 
 def test_loading_and_segmenting_is_silent():

@@ -88,6 +88,32 @@ def test_roi_align_on_corners_is_matterports():
     assert len(set(levels)) == 3
 
 
+def test_a_smaller_beta_keeps_the_pull_of_small_errors():
+    error = tf.Variable([[0.05, 0.2, -0.5, 2.0]])
+    pulls = []
+    for beta in (1.0, 0.1):
+        with tf.GradientTape() as tape:
+            loss = losses.smooth_l1(tf.zeros([1, 4]), error, beta)
+        pulls.append(tape.gradient(loss, error).numpy()[0])
+    np.testing.assert_allclose(pulls[0], [0.05, 0.2, -0.5, 1], rtol=1e-5)
+    np.testing.assert_allclose(pulls[1], [0.5, 1, -1, 1], rtol=1e-5)
+
+
+def test_dice_weighs_a_thin_mask_like_a_full_one():
+    target = np.zeros((2, 28, 28), np.float32)
+    target[0, :, 4:24], target[1, :, 13:15] = 1, 1
+    logits = np.where(target > 0, 20.0, -20.0).astype(np.float32)
+    np.testing.assert_allclose(losses.soft_dice(tf.constant(target), tf.constant(logits)), 0, atol=1e-5)
+    logits[:, 14:] = -20.0  # half of each is missed
+    missed = losses.soft_dice(tf.constant(target), tf.constant(logits)).numpy()
+    np.testing.assert_allclose(missed, 1 / 3, atol=0.01)  # Dice is 2/3
+
+
+def test_dice_of_nothing_drawn_as_nothing_is_no_loss():
+    empty = tf.zeros([1, 28, 28])
+    assert float(losses.soft_dice(empty, empty - 20.0)[0]) < 1e-5
+
+
 def test_partial_label_is_cross_entropy_when_the_class_is_known():
     logits = tf.random.normal([20, 3], seed=1)
     classes = np.random.default_rng(0).integers(0, 3, 20)
