@@ -3,13 +3,19 @@
 All are loaded in one process and take turns: whatever else the machine does slows them alike, and the ratios hold.
 `fast` has its bundled weights; `paper` and `resnet50` have random ones, and as many masks to draw as Matterport's
 network draws at most (100). Timed is the network itself on an input of 1024 x 1024 pixels.
+
+With ``pip install stardist``, the network of StarDist 2D (Schmidt et al. 2018; as in its model ``2D_versatile_fluo``, with
+initial weights, before its non-maximum suppression) takes its turn as well: something well known to compare with on
+any machine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import _where
@@ -20,8 +26,8 @@ SIDE = 1024
 ROUNDS = 5
 
 
-def networks() -> dict:
-    """Return the network of each preset, ready to detect."""
+def contestants(pixels) -> dict:
+    """Return, by name, the backbone, the parameters in millions, and what is timed: it returns how many masks it drew."""
     import tensorflow as tf
 
     from evican_model.config import PRESETS, NetworkConfig
@@ -31,13 +37,27 @@ def networks() -> dict:
     ready = {}
     for name in PRESETS:
         if name == "fast":
-            ready[name] = load_model("fast").network
+            network = load_model("fast").network
         else:
             tf.random.set_seed(0)
             # Random scores must not decide how many masks there are: every category may claim an ROI.
-            ready[name] = MaskRCNN(NetworkConfig.for_preset(name, detections=100, one_category=False))
-            ready[name].fold()
+            network = MaskRCNN(NetworkConfig.for_preset(name, detections=100, one_category=False))
+            network.fold()
+        parameters = sum(int(np.prod(v.shape)) for v in network.named_variables().values()) / 1e6
+        least = 0.3 if name == "fast" else 0.0
+        ready[name] = (network.config.backbone, parameters, partial(_detect, network, pixels, least))
+    with contextlib.suppress(ImportError), contextlib.redirect_stdout(sys.stderr):
+        from stardist.models import Config2D, StarDist2D
+
+        stardist = StarDist2D(Config2D(n_rays=32, grid=(2, 2), n_channel_in=1), name=None, basedir=None).keras_model
+        graph = tf.function(partial(stardist, training=False))
+        ready["StarDist 2D"] = ("U-Net", stardist.count_params() / 1e6, lambda: len(graph(pixels)[0].numpy()) - 1)
     return ready
+
+
+def _detect(network, pixels, least: float) -> int:
+    found = network.detect(pixels, least)
+    return len({key: value.numpy() for key, value in found.items()}["scores"])
 
 
 def image() -> np.ndarray:
@@ -57,28 +77,25 @@ def main() -> None:
     """Print the table."""
     import tensorflow as tf
 
-    ready, pixels = networks(), tf.constant(image())
+    ready = contestants(tf.constant(image()))
     walls: dict[str, list[float]] = {name: [] for name in ready}
     cpus: dict[str, list[float]] = {name: [] for name in ready}
     objects = {}
     for turn in range(ROUNDS + 1):  # the first is not counted
-        for name, network in ready.items():
+        for name, (_, _, run) in ready.items():
             wall, cpu = time.perf_counter(), time.process_time()
-            found = network.detect(pixels, 0.3 if name == "fast" else 0.0)
-            found = {key: value.numpy() for key, value in found.items()}
+            objects[name] = run()
             if turn:
                 walls[name].append(time.perf_counter() - wall)
                 cpus[name].append(time.process_time() - cpu)
-            objects[name] = len(found["scores"])
     print("# Speed of the presets\n")
     print(f"`python {' '.join(sys.argv)}`; {_machine()}. Input of {SIDE} x {SIDE} pixels,")
     print(f"median of {ROUNDS} turns.\n")
-    print("| preset | backbone | parameters, million | masks drawn | wall s | CPU s | CPU s, fast = 1 |")
+    print("| network | backbone | parameters, million | masks drawn | wall s | CPU s | CPU s, fast = 1 |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for name, network in ready.items():
-        parameters = sum(int(np.prod(v.shape)) for v in network.named_variables().values()) / 1e6
+    for name, (backbone, parameters, _) in ready.items():
         wall, cpu = np.median(walls[name]), np.median(cpus[name])
-        print(f"| {name} | {network.config.backbone} | {parameters:.1f} | {objects[name]} | {wall:.2f} | {cpu:.2f} "
+        print(f"| {name} | {backbone} | {parameters:.1f} | {objects[name]} | {wall:.2f} | {cpu:.2f} "
               f"| {cpu / np.median(cpus['fast']):.1f} |")  # fmt: skip
     load = os.getloadavg()[0]
     print(f"\nLoad of the machine at the end: {load:.1f}. Below the number of cores it was quiet; above it, only the")
@@ -88,9 +105,7 @@ def main() -> None:
 def _machine() -> str:
     import tensorflow as tf
 
-    return (
-        f"{_where.machine()}, TensorFlow {tf.__version__}, commit {_where.commit()}"
-    )
+    return f"{_where.machine()}, TensorFlow {tf.__version__}, commit {_where.commit()}"
 
 
 if __name__ == "__main__":
