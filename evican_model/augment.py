@@ -20,7 +20,9 @@ from evican_model.scaling import GREY, resize, square_scale
 __all__ = ["blank_sample", "make_sample", "natural_scale", "vary_light"]
 
 _KNOWN_STRIDE = 4
-_STRETCH = 0.15  # log of the most that a window is stretched along one axis, and squeezed along the other
+# Log of the most that a window is stretched along one axis, and squeezed along the other: of most, and of a third, in
+# which plump cells become the spindles that a culture can turn into.
+_STRETCH, _SPINDLES = 0.15, 0.4
 _TINY = 12  # pixels of a cut or shrunk object below which it can no longer be recognised
 
 
@@ -67,12 +69,13 @@ def make_sample(
     scale = scale * float(np.exp(rng.uniform(np.log(training.scale_low), np.log(training.scale_high))))
     origin = _window_origin(item, scale, crop, rng)
     warped = training.warp and rng.random() < 0.5
-    side = int(np.ceil(crop * np.sqrt(2) * np.exp(_STRETCH))) if warped else crop  # what the warped window can show
+    most = _SPINDLES if warped and rng.random() < 1 / 3 else _STRETCH
+    side = int(np.ceil(crop * np.sqrt(2) * np.exp(most))) if warped else crop  # what the warped window can show
     origin = [start - (side - crop) / (2 * scale) for start in origin]
     image, inside = _cut_image(levels, origin, scale, side)
     masks, category_ids = _cut_masks(item, origin, scale, side, rng)
     if warped:
-        image, inside, masks = _warp(image, inside, masks, crop, rng)
+        image, inside, masks = _warp(image, inside, masks, crop, most, rng)
     masks, category_ids, lost = _recognisable(masks, category_ids, training.instances)
     # Before copies are pasted: around a copy there may be objects that nobody outlined.
     known = _known_map(item, masks, category_ids, lost, inside, network, training, scale)
@@ -239,10 +242,10 @@ def _recognisable(masks, category_ids, limit):
     return [mask for _, mask in kept], [category for category, _ in kept], lost
 
 
-def _warp(image, inside, masks, crop, rng):
+def _warp(image, inside, masks, crop, most, rng):
     """Turn a window by any angle and stretch it along any axis; return the middle of it, `crop` wide."""
     angle, axis = rng.uniform(0, 2 * np.pi, 2)
-    stretch = np.exp(rng.uniform(-_STRETCH, _STRETCH))
+    stretch = np.exp(rng.uniform(-most, most))
     back = _rotation(angle) @ _rotation(axis) @ np.diag([stretch, 1 / stretch]) @ _rotation(-axis)
     # Both windows are turned about their middle.
     start = image.shape[0] / 2 - back @ np.full(2, crop / 2)
