@@ -89,7 +89,8 @@ def test_warped_windows_turn_and_stretch_their_objects():
     assert len(axes) > 20
     np.testing.assert_allclose(axes.prod(1), 30**2, rtol=0.03)  # neither larger nor smaller
     stretch = np.log(axes[:, 1] / axes[:, 0]) / 2
-    assert stretch.max() > 0.1 and stretch.max() < 0.16 and (stretch < 0.01).mean() > 0.25
+    assert 0.2 < stretch.max() < 0.41 and (stretch < 0.01).mean() > 0.25  # some are left as they are ...
+    assert (stretch < 0.16).mean() > 0.75  # ... most stretched a little, some far
 
 
 def test_natural_scale_brings_the_median_object_to_the_typical_diameter():
