@@ -175,7 +175,8 @@ def write(
         By ``layer/tensor``.
     config : NetworkConfig
     training : mapping, optional
-        The training record: images (SHA-256), licences, schedule, commit, command.
+        The training record: images (SHA-256), licences, schedule, commit, command, and under ``start`` the record of
+        the weights that it began with. An image that several stages saw is listed with the last of them.
     half : bool
         Store float16, half the size.
     """
@@ -187,7 +188,7 @@ def write(
         file.attrs["format"] = _FORMAT
         for name in sorted(tensors):
             file.create_dataset(name, data=np.asarray(tensors[name], np.float16 if half else np.float32))
-    record = {"format": _FORMAT, "network": config.to_dict(), "training": dict(training or {})}
+    record = {"format": _FORMAT, "network": config.to_dict(), "training": _each_image_once(training or {})}
     record_partial = path.with_suffix(".json.part")
     record_partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, path)
@@ -201,6 +202,22 @@ def sha256_of(path: str | Path) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _each_image_once(training: Mapping[str, Any], listed: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """Return a training record without the images of earlier stages that a later one lists as well."""
+    training = dict(training)
+    if isinstance(training.get("datasets"), list):
+        datasets = [{**one, "sha256": [digest for digest in one.get("sha256", ()) if digest not in listed]}
+                    for one in training["datasets"]]  # fmt: skip
+        listed = listed.union(*(one["sha256"] for one in datasets))
+        training["datasets"] = datasets
+    if isinstance(training.get("start"), dict) and isinstance(training["start"].get("training"), dict):
+        training["start"] = {
+            **training["start"],
+            "training": _each_image_once(training["start"]["training"], listed),
+        }
+    return training
 
 
 def _locate(weights: str | Path) -> Path:

@@ -39,6 +39,19 @@ def test_what_is_written_is_read(tmp_path, half):
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_the_record_lists_an_image_with_the_last_stage_that_saw_it(tmp_path):
+    first = {"datasets": [{"images": 2, "sha256": ["a", "b"]}], "command": "one"}
+    second = {"datasets": [{"images": 2, "sha256": ["b", "c"]}], "start": {"sha256": "w", "training": first}}
+    third = {"datasets": [{"images": 1, "sha256": ["c"]}], "start": {"training": second}}
+    weights.write(tmp_path / "w.h5", TENSORS, NetworkConfig(), third)
+    read = weights.check(tmp_path / "w.h5").training
+    stages = [read, read["start"]["training"], read["start"]["training"]["start"]["training"]]
+    assert [stage["datasets"][0]["sha256"] for stage in stages] == [["c"], ["b"], ["a"]]
+    assert [stage["datasets"][0]["images"] for stage in stages] == [1, 2, 2]
+    assert stages[2]["command"] == "one" and stages[1]["start"]["sha256"] == "w"
+    assert second["datasets"][0]["sha256"] == ["b", "c"]  # the caller's record is as it was
+
+
 def test_a_missing_file_names_itself_and_the_bundled_ones(tmp_path):
     with pytest.raises(WeightsError, match=r"nowhere\.h5.*does not exist.*fast"):
         weights.check(tmp_path / "nowhere.h5")
