@@ -217,8 +217,9 @@ class TrainConfig(_JsonConfig):
     patience: int = 10  # validations without a better AP after which training stops; 0: never
     unlabelled: str = "ignore"  # or "blur" or "background": what is not outlined in a partly annotated image
     box_weight: float = 2.0  # of the box head's loss; boxes limit how tight nuclei are (benchmarks/localisation.md)
-    box_beta: float = 1.0  # of the smooth L1 losses of boxes: errors below it count by their square
-    mask_dice: float = 0.0  # weight of a soft Dice loss beside the cross entropy of masks
+    # Of the smooth L1 losses of boxes: errors below it count by their square. 1 hardly pulls at boxes that nearly fit.
+    box_beta: float = 0.111
+    mask_dice: float = 1.0  # weight of a soft Dice loss beside the cross entropy of masks
     blur_sigma: float = 30.0  # pixels (paper, section 2.2)
     blur_seam: float = 3.0  # pixels over which sharp goes over into blurred
     instances: int = 80  # objects a crop; the crop's surplus is marked unknown, not background
