@@ -158,8 +158,9 @@ class TestPlate:
                     continue
                 # The Images modules average the three channels of a JPEG, which rounds the eighth digit: a pixel on the
                 # brink of a mask may fall to the other side, and with it what is measured of that object.
+                # Which of several brightest pixels is named changes with the number of pixels in the image's objects.
                 same = np.isclose(*values, rtol=1e-4, atol=1e-6, equal_nan=True)
-                assert same.mean() > 0.9, column
+                assert same.mean() > 0.9 or column.startswith("Location_MaxIntensity"), column
                 if column in ("AreaShape_Area", "EVICAN_Score", "Parent_Cells", "Number_Object_Number"):
                     np.testing.assert_allclose(*values, rtol=2e-3, err_msg=column)
 
