@@ -258,6 +258,8 @@ class TrainConfig(_JsonConfig):
                      "backbone_rate", "box_weight", "box_beta", "blur_sigma", "scale_low"):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise EvicanError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if self.mask_dice < 0:
+            raise EvicanError(f"mask_dice is {self.mask_dice}; it must be 0, for no Dice loss, or above.")
         if not 0 < self.positive_rois <= self.rois:
             raise EvicanError(f"positive_rois is {self.positive_rois}; it must be 1 to rois, {self.rois}.")
         if self.scale_high < self.scale_low:

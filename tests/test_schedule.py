@@ -101,6 +101,8 @@ def test_stages_are_entered_and_resumed(tmp_path):
         ({"crop": 130}, "crop is 130; it must be a multiple of 64"),
         ({"steps": 0}, "steps is 0"),
         ({"positive_rois": 200}, "positive_rois is 200"),
+        ({"box_beta": 0.0}, "box_beta is 0.0"),
+        ({"mask_dice": -1.0}, "mask_dice is -1.0"),
         ({"scale_low": 2.0, "scale_high": 1.0}, "scale_high is 1.0, below"),
     ],
 )
