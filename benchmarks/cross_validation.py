@@ -22,13 +22,14 @@ from pathlib import Path
 import _where
 
 from evican_model import weights
+from evican_model.config import NetworkConfig
 from evican_model.errors import EvicanError
 from evican_model.evaluate.detection import detect_all
 from evican_model.evaluate.evaluation import Settings, Tool, evaluate
 from evican_model.evaluate.found import Results
 from evican_model.evaluate.ground_truth import read_scenes, split_trained
 from evican_model.evaluate.metrics import ALL, interval
-from evican_model.model import load_model
+from evican_model.model import Model, load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = {"AP@1000": "AP", "AP50@1000": "AP50", "AP75@1000": "AP75", "F1_50": "F1", "PQ": "PQ"}
@@ -66,6 +67,11 @@ def train(fold: Path, annotations: Path, images: str, options) -> Path:
     return fold / "run" / "last.h5"
 
 
+def _fields(pairs: list[str]) -> dict:
+    """Read FIELD=JSON pairs."""
+    return {name: json.loads(value) for name, _, value in (pair.partition("=") for pair in pairs)}
+
+
 def main() -> int:
     """Train, judge and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -74,6 +80,8 @@ def main() -> int:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--start", required=True, metavar="WEIGHTS")
     parser.add_argument("--output", required=True, metavar="DIR")
+    parser.add_argument("--judged-with", nargs="+", default=[], metavar="FIELD=JSON",
+                        help="fields of NetworkConfig in which detection shall differ from training")  # fmt: skip
     parser.add_argument("training", nargs="*")
     options = parser.parse_args()
     annotations, images = options.set_.split(":")
@@ -93,6 +101,10 @@ def main() -> int:
         rest = write_subset(content, every - held, folder / "train.json")
         path = train(folder, rest.resolve(), str(Path(images).resolve()), options)
         model = load_model(path)
+        if options.judged_with:
+            fields = {**model.config.to_dict(), **_fields(options.judged_with)}
+            config = NetworkConfig.from_dict(fields, "--judged-with")
+            model = Model(model.network, replace(model.info, config=config))
         mine = read_scenes(write_subset(content, held, folder / "held_out.json"), images)
         new, known = split_trained(mine.scenes, [model.info.training])
         if known:
