@@ -23,6 +23,7 @@ import _where
 
 from evican_model import weights
 from evican_model.config import NetworkConfig
+from evican_model.convert import read_setting
 from evican_model.errors import EvicanError
 from evican_model.evaluate.detection import detect_all
 from evican_model.evaluate.evaluation import Settings, Tool, evaluate
@@ -67,11 +68,6 @@ def train(fold: Path, annotations: Path, images: str, options) -> Path:
     return fold / "run" / "last.h5"
 
 
-def _fields(pairs: list[str]) -> dict:
-    """Read FIELD=JSON pairs."""
-    return {name: json.loads(value) for name, _, value in (pair.partition("=") for pair in pairs)}
-
-
 def main() -> int:
     """Train, judge and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -102,8 +98,8 @@ def main() -> int:
         path = train(folder, rest.resolve(), str(Path(images).resolve()), options)
         model = load_model(path)
         if options.judged_with:
-            fields = {**model.config.to_dict(), **_fields(options.judged_with)}
-            config = NetworkConfig.from_dict(fields, "--judged-with")
+            fields = dict(read_setting(text) for text in options.judged_with)
+            config = NetworkConfig.from_dict({**model.config.to_dict(), **fields}, "--judged-with")
             model = Model(model.network, replace(model.info, config=config))
         mine = read_scenes(write_subset(content, held, folder / "held_out.json"), images)
         new, known = split_trained(mine.scenes, [model.info.training])

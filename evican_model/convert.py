@@ -184,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         output = _output(options.output, options.source)
-        settings = dict(_setting(text) for text in options.settings)
+        settings = dict(read_setting(text) for text in options.settings)
         if options.source == "efficientnet-lite0":
             path, config = _find_package(), NetworkConfig.from_dict({**NetworkConfig().to_dict(), **settings}, "--set")
             tensors = from_efficientnet_lite0(path, config)
@@ -215,7 +215,8 @@ def _output(output: str, source: str) -> Path:
     return path
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def read_setting(text: str) -> tuple[str, Any]:
+    """Read FIELD=JSON; what is no JSON is taken for text."""
     name, _, value = text.partition("=")
     try:
         return name, json.loads(value)

@@ -162,9 +162,7 @@ def solid_piece(mask: np.ndarray, taken: np.ndarray) -> tuple[np.ndarray, int]:
         return mask, 0
     piece = pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
     # A frame of background makes everything outside one region, whose label is then 1; the piece is region 0.
-    framed = np.ones((mask.shape[0] + 2, mask.shape[1] + 2), bool)
-    np.logical_not(piece, out=framed[1:-1, 1:-1])
-    regions, count = ndimage.label(framed)
+    regions, count = ndimage.label(np.pad(~piece, 1, constant_values=True))
     regions = regions[1:-1, 1:-1]
     fill = np.ones(count + 1, bool)
     fill[1] = False
