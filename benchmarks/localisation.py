@@ -19,7 +19,7 @@ from scipy import ndimage
 
 import evican_model
 from evican_model import boxes as box_math
-from evican_model import refinement, rpn
+from evican_model import rpn
 from evican_model.augment import natural_scale
 from evican_model.dataset import read_dataset
 from evican_model.masks import paste_masks
@@ -72,12 +72,7 @@ class Look:
         refined = box_math.decode(refinements[:, self.category_id - 1], rois, config.box_std)
         scores = tf.nn.softmax(logits)[:, self.category_id]
         keep = tf.image.non_max_suppression(refined, scores, config.detections, config.detection_iou)
-        detected = tf.gather(refined, keep)
-        if network.refinement_head:
-            offsets = network.refinement_head(pooled(detected.numpy(), config.box_pool))
-            ids = tf.fill([len(detected)], self.category_id)
-            detected = refinement.refine(offsets, detected, ids, whole, config)
-        detected = detected.numpy()
+        detected = tf.gather(refined, keep).numpy()
         overlap = box_math.pairwise_iou(detected, tf.constant(self.true_boxes, tf.float32)).numpy()
         best, found = overlap.argmax(0), np.flatnonzero(overlap.max(0) >= FOUND)
 

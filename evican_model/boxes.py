@@ -9,7 +9,7 @@ import tensorflow as tf
 from evican_model.config import NetworkConfig
 from evican_model.geometry import geometry
 
-__all__ = ["anchors", "anchors_at", "area", "clip", "decode", "encode", "grow", "paired_iou", "pairwise_iou"]
+__all__ = ["anchors", "anchors_at", "area", "clip", "decode", "encode", "grow", "pairwise_iou"]
 
 _LARGEST_LOG_SCALE = math.log(1000.0 / 16)  # keeps exp() finite for an untrained or damaged head
 
@@ -94,11 +94,6 @@ def pairwise_iou(a, b):
     return tf.math.divide_no_nan(intersection, union)
 
 
-def paired_iou(a, b):
-    """Intersection over union of each box of a [..., 4] with the one of b in the same row."""
-    return pairwise_iou(a[..., None, :], b[..., None, :])[..., 0, 0]
-
-
 def encode(boxes, reference, std):
     """Offsets that turn `reference` into `boxes` (Girshick et al. 2014, appendix C), divided by `std`.
 
@@ -124,9 +119,8 @@ def decode(offsets, reference, std):
 
 
 def clip(boxes, window):
-    """Move the corners of boxes [..., 4] into the box `window` [4], or each into its own [..., 4]."""
-    first, last = window[..., :2], window[..., 2:]
-    return tf.clip_by_value(boxes, tf.concat([first, first], -1), tf.concat([last, last], -1))
+    """Move the corners of boxes [..., 4] into the box `window` [4]."""
+    return tf.clip_by_value(boxes, tf.tile(window[:2], [2]), tf.tile(window[2:], [2]))
 
 
 def grow(boxes, factor: float):

@@ -92,10 +92,6 @@ class NetworkConfig(_JsonConfig):
     mask_convolutions: int = 3
     # Sides of the frame in which a mask is drawn, in sides of its box: what the box cuts off, the mask still draws.
     mask_context: float = 1.33
-    # Detected boxes are refined once more by a head that has learnt from such boxes (Cascade R-CNN, two stages).
-    box_refinement: bool = True
-    # A score is the category's probability times the IoU that the mask is likely to have (Mask Scoring R-CNN).
-    mask_quality: bool = True
     # Proposals.
     strides: tuple[int, ...] = (4, 8, 16, 32, 64)  # of the pyramid's levels P2 to P6 (BACKBONE_STRIDES)
     anchor_scales: tuple[int, ...] = (16, 32, 64, 128, 256)  # not 32 and up: nuclei at 10x are that small
@@ -109,7 +105,6 @@ class NetworkConfig(_JsonConfig):
     minimum_objectness: float = 0.02  # below it a proposal costs head time and never becomes a detection
     # Detections.
     box_std: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
-    refinement_std: tuple[float, ...] = (0.05, 0.05, 0.1, 0.1)  # what is left to refine is half as much
     one_category: bool = False  # true: an ROI is only of its likeliest category; a nucleus can fill its cell
     detection_iou: float = 0.5  # 0.3 (Matterport) drops touching elongated cells
     detections: int = 400  # a tile; Matterport's 100 silently cuts dense fields (the first 100 are the same)
@@ -178,7 +173,6 @@ _MATTERPORT: dict[str, Any] = {
     "image_scale": "square", "padding": 0.0, "pixel_mean": (123.7, 116.8, 103.9), "pixel_std": 1.0,
     "geometry": "corners", "separable": False, "head_norms": True, "fpn_channels": 256, "rpn_channels": 512,
     "box_channels": 1024, "mask_channels": 256, "mask_convolutions": 4, "mask_context": 1.0,
-    "box_refinement": False, "mask_quality": False,
     "anchor_scales": (32, 64, 128, 256, 512), "objectness_by_category": False, "pre_nms_limit": 6000,
     "proposals": 1000, "training_proposals": 2000, "minimum_objectness": 0.0,
     "one_category": True, "detection_iou": 0.3, "smallest_box": 0.0,

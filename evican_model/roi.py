@@ -9,8 +9,7 @@ from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.fpn import convolution
 from evican_model.geometry import Centres, geometry
 
-__all__ = ["box_head", "detections", "mask_head", "mask_loss", "mask_targets", "roi_align", "roi_loss", "sample_rois",
-           "two_layers"]  # fmt: skip
+__all__ = ["box_head", "detections", "mask_head", "mask_loss", "roi_align", "roi_loss", "sample_rois"]
 
 layers = tf.keras.layers
 
@@ -25,7 +24,9 @@ def box_head(config: NetworkConfig) -> tf.keras.Model:
         offsets [rois, categories, 4].
     """
     pooled = layers.Input((config.box_pool, config.box_pool, config.fpn_channels), name="box_roi")
-    x = two_layers(pooled, "box", config)
+    x = layers.Flatten(name="box_flat")(pooled)
+    for i in (1, 2):
+        x = _activated(layers.Dense(config.box_channels, name=f"box_fc{i}")(x), f"box_{{}}{i}", config)
     logits = layers.Dense(len(config.categories) + 1, dtype="float32", name="class_logits")(x)
     offsets = layers.Dense(len(config.categories) * 4, kernel_initializer="zeros", dtype="float32",
                            name="box_offsets")(x)  # fmt: skip
@@ -33,14 +34,6 @@ def box_head(config: NetworkConfig) -> tf.keras.Model:
         offsets
     )
     return tf.keras.Model(pooled, [logits, offsets], name="box_head")
-
-
-def two_layers(pooled, name: str, config: NetworkConfig):
-    """Flatten what RoIAlign has sampled, and put two dense layers on it: the trunk of a box head."""
-    x = layers.Flatten(name=f"{name}_flat")(pooled)
-    for i in (1, 2):
-        x = _activated(layers.Dense(config.box_channels, name=f"{name}_fc{i}")(x), f"{name}_{{}}{i}", config)
-    return x
 
 
 def mask_head(config: NetworkConfig) -> tf.keras.Model:
@@ -221,35 +214,17 @@ def mask_loss(logits, rois, masks, category_ids, positive, network: NetworkConfi
     -------
     scalar tensor
     """
-    target = mask_targets(masks, rois, logits.shape[1], network)
+    side = logits.shape[1]
+    image = tf.cast(masks, tf.float32)[..., None]
+    image_size = tf.cast(tf.shape(masks)[1:], tf.float32)
+    corners = geometry(network).crop_corners(rois, side, image_size, image_size)
+    target = tf.image.crop_and_resize(image, corners, tf.range(tf.shape(rois)[0]), (side, side))[..., 0]
+    target = tf.cast(target >= 0.5, tf.float32)
     own = tf.gather(logits, tf.maximum(category_ids - 1, 0), axis=3, batch_dims=1)  # [n, side, side]
     loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(target, own), [1, 2])
     if training.mask_dice > 0:
         loss += training.mask_dice * losses.soft_dice(target, own)
     return losses.masked_mean(loss, tf.cast(positive, tf.float32))
-
-
-def mask_targets(masks, rois, side: int, network: NetworkConfig):
-    """Sample masks of objects as the mask head draws them.
-
-    Parameters
-    ----------
-    masks : uint8 tensor [n, height, width]
-    rois : tensor [n, 4]
-        Boxes of the network's geometry, in pixels of the masks' image.
-    side : int
-        Places a side.
-
-    Returns
-    -------
-    float32 tensor [n, side, side]
-        0 or 1.
-    """
-    image = tf.cast(masks, tf.float32)[..., None]
-    image_size = tf.cast(tf.shape(masks)[1:], tf.float32)
-    corners = geometry(network).crop_corners(rois, side, image_size, image_size)
-    target = tf.image.crop_and_resize(image, corners, tf.range(tf.shape(rois)[0]), (side, side))[..., 0]
-    return tf.cast(target >= 0.5, tf.float32)
 
 
 def detections(logits, offsets, rois, window, minimum_score, config: NetworkConfig):

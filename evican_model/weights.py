@@ -28,7 +28,7 @@ BUNDLED_FOLDER = Path(__file__).parent / "weights"
 BUNDLED_NAME = "fast"
 _FORMAT = "evican-weights 1"
 # What networks were before the config had a word for it, so that older files mean what they meant.
-_BEFORE = {"mask_context": 1.0, "box_refinement": False, "mask_quality": False, "refinement_std": [0.05, 0.05, 0.1, 0.1]}
+_BEFORE = {"mask_context": 1.0}
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class WeightsInfo:
         untrained = self.training.get("untrained")
         if untrained:
             raise WeightsError(
-                f"{self.path}: the layers {', '.join(untrained)} are not trained; they were made anew when the file was "
-                f"converted (categories {list(self.config.categories)}). Train them first (python -m "
-                f"evican_model.train --weights {self.path})."
+                f"{self.path}: the layers {', '.join(untrained)} are not trained; they were made anew for the "
+                f"categories {list(self.config.categories)}. Train them first (python -m evican_model.train "
+                f"--weights {self.path})."
             )
 
     def read(self, expected: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
