@@ -92,6 +92,9 @@ class NetworkConfig(_JsonConfig):
     mask_convolutions: int = 3
     # Sides of the frame in which a mask is drawn, in sides of its box: what the box cuts off, the mask still draws.
     mask_context: float = 1.33
+    # A score is the category's probability times the mask's certainty (`roi.mask_certainty`): it tells sharp outlines
+    # from vague ones, and so ranks by how well an object fits.
+    mask_certainty: bool = True
     # Proposals.
     strides: tuple[int, ...] = (4, 8, 16, 32, 64)  # of the pyramid's levels P2 to P6 (BACKBONE_STRIDES)
     anchor_scales: tuple[int, ...] = (16, 32, 64, 128, 256)  # not 32 and up: nuclei at 10x are that small
@@ -111,7 +114,7 @@ class NetworkConfig(_JsonConfig):
     smallest_box: float = 1.0  # square pixels
     minimum_score: float = 0.05  # floor of `Model.detect`, as low as average precision needs
     # DETECTION_MIN_CONFIDENCE, of `Model.segment`: F1 is near its best on every set we have (benchmarks/confidence.md)
-    confidence: float = 0.7
+    confidence: float = 0.6
     # Tiles and scale.
     tile: int = 1024  # longest side that the network sees at once (IMAGE_MAX_DIM)
     tile_overlap: int = 192  # about three typical cells: an object up to this long is whole in some tile
@@ -173,6 +176,7 @@ _MATTERPORT: dict[str, Any] = {
     "image_scale": "square", "padding": 0.0, "pixel_mean": (123.7, 116.8, 103.9), "pixel_std": 1.0,
     "geometry": "corners", "separable": False, "head_norms": True, "fpn_channels": 256, "rpn_channels": 512,
     "box_channels": 1024, "mask_channels": 256, "mask_convolutions": 4, "mask_context": 1.0,
+    "mask_certainty": False, "confidence": 0.7,
     "anchor_scales": (32, 64, 128, 256, 512), "objectness_by_category": False, "pre_nms_limit": 6000,
     "proposals": 1000, "training_proposals": 2000, "minimum_objectness": 0.0,
     "one_category": True, "detection_iou": 0.3, "smallest_box": 0.0,

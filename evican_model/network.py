@@ -83,9 +83,9 @@ class MaskRCNN(tf.Module):
         Returns
         -------
         dict of tensors
-            ``boxes`` [n, 4], ``category_ids`` int32 [n], ``scores`` [n], best first in each image, ``frames`` [n, 4],
-            the boxes with the context in which their masks are drawn, ``masks`` [n, side, side], the probability of
-            each pixel of the frame, and ``image_index`` int32 [n], ascending.
+            ``boxes`` [n, 4], ``category_ids`` int32 [n], ``scores`` [n], the likeliest of their category first in each
+            image, ``frames`` [n, 4], the boxes with the context in which their masks are drawn, ``masks`` [n, side,
+            side], the probability of each pixel of the frame, and ``image_index`` int32 [n], ascending.
         """
         config, size = self.config, tf.shape(images)[1:3]
         pyramid, objectness, offsets = self.propose(images, self.folded)
@@ -107,6 +107,8 @@ class MaskRCNN(tf.Module):
         frames = boxes.grow(regions, config.mask_context)
         masks = self.mask_head(self.align(pyramid, frames, index, config.mask_pool, size))
         masks = tf.sigmoid(tf.gather(masks, category_ids - 1, axis=3, batch_dims=1))
+        if config.mask_certainty:
+            scores *= roi.mask_certainty(masks)
         return {"boxes": self.geometry.outer(regions), "category_ids": category_ids, "scores": scores,
                 "frames": self.geometry.outer(frames), "masks": masks, "image_index": index}  # fmt: skip
 

@@ -9,7 +9,7 @@ from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.fpn import convolution
 from evican_model.geometry import Centres, geometry
 
-__all__ = ["box_head", "detections", "mask_head", "mask_loss", "roi_align", "roi_loss", "sample_rois"]
+__all__ = ["box_head", "detections", "mask_certainty", "mask_head", "mask_loss", "roi_align", "roi_loss", "sample_rois"]
 
 layers = tf.keras.layers
 
@@ -225,6 +225,26 @@ def mask_loss(logits, rois, masks, category_ids, positive, network: NetworkConfi
     if training.mask_dice > 0:
         loss += training.mask_dice * losses.soft_dice(target, own)
     return losses.masked_mean(loss, tf.cast(positive, tf.float32))
+
+
+def mask_certainty(masks):
+    """Mean probability of the pixels of each mask: 1 where its outline is sharp, towards 0.5 where it is vague.
+
+    The probability of the category does not tell how well the mask fits, and this does in part, without a head that
+    learns it (Huang et al. 2019, Mask Scoring R-CNN, have one).
+
+    Parameters
+    ----------
+    masks : tensor [n, side, side]
+        Probabilities; what is at least 0.5 belongs to the mask.
+
+    Returns
+    -------
+    tensor [n]
+        0 for a mask of no pixel.
+    """
+    inside = tf.cast(masks >= 0.5, masks.dtype)
+    return tf.math.divide_no_nan(tf.reduce_sum(masks * inside, [1, 2]), tf.reduce_sum(inside, [1, 2]))
 
 
 def detections(logits, offsets, rois, window, minimum_score, config: NetworkConfig):

@@ -28,7 +28,7 @@ BUNDLED_FOLDER = Path(__file__).parent / "weights"
 BUNDLED_NAME = "fast"
 _FORMAT = "evican-weights 1"
 # What networks were before the config had a word for it, so that older files mean what they meant.
-_BEFORE = {"mask_context": 1.0}
+_BEFORE = {"mask_context": 1.0, "mask_certainty": False}
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ Measurements made by this module
 
 **Object measurements** (cells and nuclei):
 
--  *EVICAN_Score*: How sure the network is of the object, from 0 to 1.
+-  *EVICAN_Score*: How sure the network is of the object and of its outline, from 0 to 1.
 -  *Location_Center_X, Location_Center_Y*: The pixel (X,Y) coordinates of the center
    of mass of the object.
 -  *Number_Object_Number*: The number of the object in its image.
@@ -317,7 +317,7 @@ from parent to child or means for each parent. Only one module can relate the tw
     def _confidence(plural, singular):
         return Float(
             f"Minimum confidence for {plural}",
-            0.7,
+            0.6,
             minval=0.05,
             maxval=1.0,
             doc=f"""\

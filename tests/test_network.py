@@ -269,3 +269,18 @@ def average_precision(found, batch, category):
     precision = np.maximum.accumulate((np.cumsum(hits) / np.arange(1, len(hits) + 1))[::-1])[::-1]
     at = np.searchsorted(recall, np.linspace(0, 1, 101))
     return float(np.mean([precision[i] if i < len(precision) else 0.0 for i in at]))
+
+
+def test_scores_weigh_how_certain_the_masks_are(model):
+    batch = batch_of("46_HT1080", 320)
+    network, config, found = model.network, model.config, {}
+    try:
+        for weighed in (True, False):
+            network.config = replace(config, mask_certainty=weighed)
+            found[weighed] = network.forward(batch["image"], 0.3, tf.constant([[0.0, 0, 320, 320]]))
+    finally:
+        network.config = config
+    scores, masks = (found[False][key].numpy() for key in ("scores", "masks"))
+    assert len(masks) > 3
+    inside = [mask[mask >= 0.5].mean() for mask in masks]
+    np.testing.assert_allclose(found[True]["scores"], scores * inside, rtol=1e-4)

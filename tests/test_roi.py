@@ -299,3 +299,13 @@ def test_one_objectness_learns_background_only_where_every_category_is_outlined(
     left, right = anchors[:, 3] <= 32, anchors[:, 1] >= 32
     assert (gradient[right] == 0).all()
     assert (gradient[left] > 0).any() and (gradient < 0).any()  # background, and the nucleus
+
+
+def test_a_mask_is_as_certain_as_its_pixels_are():
+    masks = np.zeros((3, 4, 4), np.float32)
+    masks[0, :2] = 1.0
+    masks[1, 1:3, 1:3] = [[0.5, 0.7], [0.9, 0.9]]
+    masks[1, 0] = 0.49  # not of the mask
+    masks[2] = 0.3
+    np.testing.assert_allclose(roi.mask_certainty(tf.constant(masks)), [1, 0.75, 0], rtol=1e-6)
+    assert roi.mask_certainty(tf.zeros([0, 4, 4])).shape == (0,)

@@ -82,11 +82,12 @@ def test_a_wrong_config_is_refused(path, change, message):
         weights.check(path)
 
 
-def test_a_config_older_than_the_context_of_masks_means_what_it_meant(path):
+def test_a_config_older_than_a_setting_means_what_it_meant(path):
     record = json.loads(path.with_suffix(".json").read_text())
-    del record["network"]["mask_context"]
+    del record["network"]["mask_context"], record["network"]["mask_certainty"]
     path.with_suffix(".json").write_text(json.dumps(record))
-    assert weights.check(path).config.mask_context == 1
+    config = weights.check(path).config
+    assert config.mask_context == 1 and config.mask_certainty is False
 
 
 def test_config_that_is_no_json_is_refused(path):
