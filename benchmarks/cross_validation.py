@@ -100,6 +100,8 @@ def main() -> int:
         if options.judged_with:
             fields = dict(read_setting(text) for text in options.judged_with)
             config = NetworkConfig.from_dict({**model.config.to_dict(), **fields}, "--judged-with")
+            model.network.config = config  # settings of detection are the network's too
+            model.network.traces.clear()
             model = Model(model.network, replace(model.info, config=config))
         mine = read_scenes(write_subset(content, held, folder / "held_out.json"), images)
         new, known = split_trained(mine.scenes, [model.info.training])

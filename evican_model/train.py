@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evican_model import run_folder
+from evican_model import run_folder, weights
 from evican_model.config import PAPER_TRAINING, PRESETS, NetworkConfig, TrainConfig
 from evican_model.dataset import AnnotatedImage
 from evican_model.errors import DatasetError, EvicanError
@@ -54,7 +54,7 @@ def train(options: argparse.Namespace, command: list[str]) -> int:
     )
     run = run_folder.read_run(output) if options.resume else {}
     if run:  # its weights are in the checkpoint, or in last.h5 before the first
-        start, network = None, NetworkConfig.from_dict(run["network"], output / RUN)
+        start, network = None, NetworkConfig.from_dict({**weights.BEFORE, **run["network"]}, output / RUN)
     else:
         start = _start_of(options)
         categories = [name for source in sources for name in source.categories(rename)]

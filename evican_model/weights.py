@@ -22,13 +22,13 @@ from evican_model.categories import are_lines
 from evican_model.config import NetworkConfig
 from evican_model.errors import EvicanError, WeightsError
 
-__all__ = ["WeightsInfo", "available_weights", "check", "read_tensors", "tells_lines", "write"]
+__all__ = ["BEFORE", "WeightsInfo", "available_weights", "check", "read_tensors", "tells_lines", "write"]
 
 BUNDLED_FOLDER = Path(__file__).parent / "weights"
 BUNDLED_NAME = "fast"
 _FORMAT = "evican-weights 1"
 # What networks were before the config had a word for it, so that older files mean what they meant.
-_BEFORE = {"mask_context": 1.0, "mask_certainty": False}
+BEFORE = {"mask_context": 1.0, "mask_certainty": False}
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def check(weights: str | Path = "bundled", categories: Sequence[str] | None = No
         raise WeightsError(f"{path} has no config beside it; expected {sidecar}.")
     record = _read_record(sidecar)
     try:
-        config = NetworkConfig.from_dict({**_BEFORE, **record["network"]}, source=sidecar)
+        config = NetworkConfig.from_dict({**BEFORE, **record["network"]}, source=sidecar)
     except EvicanError as error:
         raise WeightsError(str(error)) from error
     if categories is not None and tuple(categories) != config.categories:
