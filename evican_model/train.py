@@ -54,7 +54,7 @@ def train(options: argparse.Namespace, command: list[str]) -> int:
     )
     run = run_folder.read_run(output) if options.resume else {}
     if run:  # its weights are in the checkpoint, or in last.h5 before the first
-        start, network = None, NetworkConfig.from_dict({**weights.BEFORE, **run["network"]}, output / RUN)
+        start, network = None, weights.saved_config(run["network"], output / RUN)
     else:
         start = _start_of(options)
         categories = [name for source in sources for name in source.categories(rename)]

@@ -22,13 +22,13 @@ from evican_model.categories import are_lines
 from evican_model.config import NetworkConfig
 from evican_model.errors import EvicanError, WeightsError
 
-__all__ = ["BEFORE", "WeightsInfo", "available_weights", "check", "read_tensors", "tells_lines", "write"]
+__all__ = ["WeightsInfo", "available_weights", "check", "read_tensors", "saved_config", "tells_lines", "write"]
 
 BUNDLED_FOLDER = Path(__file__).parent / "weights"
 BUNDLED_NAME = "fast"
 _FORMAT = "evican-weights 1"
 # What networks were before the config had a word for it, so that older files mean what they meant.
-BEFORE = {"mask_context": 1.0, "mask_certainty": False}
+_BEFORE = {"mask_context": 1.0, "mask_certainty": False}
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def check(weights: str | Path = "bundled", categories: Sequence[str] | None = No
         raise WeightsError(f"{path} has no config beside it; expected {sidecar}.")
     record = _read_record(sidecar)
     try:
-        config = NetworkConfig.from_dict({**BEFORE, **record["network"]}, source=sidecar)
+        config = saved_config(record["network"], sidecar)
     except EvicanError as error:
         raise WeightsError(str(error)) from error
     if categories is not None and tuple(categories) != config.categories:
@@ -115,6 +115,30 @@ def check(weights: str | Path = "bundled", categories: Sequence[str] | None = No
             f"{sidecar} names the categories {list(config.categories)}; {list(categories)} are given."
         )
     return WeightsInfo(path, config, sha256_of(path), record.get("training", {}), matterport=not ours)
+
+
+def saved_config(network: dict[str, Any], source: str | Path) -> NetworkConfig:
+    """Read the config of a network that was saved at some time: what it had no word for yet means what it meant.
+
+    Parameters
+    ----------
+    network : dict
+        As `NetworkConfig.to_dict` gave it then.
+    source : str or Path
+        Where it comes from; named in errors.
+
+    Raises
+    ------
+    EvicanError
+        As `NetworkConfig.from_dict` does.
+
+    Examples
+    --------
+    >>> before = {k: v for k, v in NetworkConfig().to_dict().items() if k != "mask_certainty"}
+    >>> saved_config(before, "run.json").mask_certainty
+    False
+    """
+    return NetworkConfig.from_dict({**_BEFORE, **network} if isinstance(network, dict) else network, source)
 
 
 def tells_lines(weights: str | Path) -> bool:

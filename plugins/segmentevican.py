@@ -323,7 +323,7 @@ from parent to child or means for each parent. Only one module can relate the tw
             doc=f"""\
 The network gives each {singular} a score from 0 to 1; {plural} with a lower score than this are
 discarded. If real {plural} are missed, lower it (0.5 is a good second try). If debris or
-background is outlined, raise it (0.85). The score of each object is measured as
+background is outlined, raise it (0.7; few objects score above 0.8). The score of each object is measured as
 *{M_SCORE}*, so you may also keep this low and choose with **FilterObjects** later.
 """,
         )
