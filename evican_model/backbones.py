@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import numpy as np
 import tensorflow as tf
 
@@ -13,10 +15,14 @@ layers = tf.keras.layers
 
 _EPSILON = 1e-3
 
-# EfficientNet-Lite (Tan & Le 2019, table 1, without squeeze-and-excite and with ReLU6):
-# repeats, kernel, stride, expansion, channels out
-_LITE_STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
-                (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
+# EfficientNet-Lite (Tan & Le 2019, table 1, without squeeze-and-excite and with ReLU6): kernel, stride and expansion of
+# the seven stages, the same in all variants, and repeats and channels out, which grow.
+_LITE_STAGES = ((3, 1, 1), (3, 2, 6), (5, 2, 6), (3, 2, 6), (5, 1, 6), (5, 2, 6), (3, 1, 6))
+_LITE_SIZES = {
+    "efficientnet_lite0": ((1, 2, 2, 3, 3, 4, 1), (16, 24, 40, 80, 112, 192, 320)),
+    "efficientnet_lite1": ((1, 3, 3, 4, 4, 5, 1), (16, 24, 40, 80, 112, 192, 320)),
+    "efficientnet_lite2": ((1, 3, 3, 4, 4, 5, 1), (16, 24, 48, 88, 120, 208, 352)),
+}
 _LITE_NORMS = {"conv": "bn", "expand": "bn0", "dw": "bn1", "project": "bn2"}
 
 # ResNet (He et al. 2016, table 1): blocks in the stages conv2_x to conv5_x
@@ -29,7 +35,7 @@ def backbone(name: str, folded: bool = False, channels: int = 3) -> tf.keras.Mod
     Parameters
     ----------
     name : str
-        ``efficientnet_lite0``, ``resnet50`` or ``resnet101``.
+        ``efficientnet_lite0``, ``efficientnet_lite1``, ``efficientnet_lite2``, ``resnet50`` or ``resnet101``.
     folded : bool
         Without batch norms, for weights that `fold` has made.
     channels : int
@@ -46,7 +52,10 @@ def backbone(name: str, folded: bool = False, channels: int = 3) -> tf.keras.Mod
         If there is no backbone of that name.
     """
     image = layers.Input((None, None, channels), name="image")
-    features = _lite0(image, folded) if _is_lite(name) else _resnet(image, _RESNET_BLOCKS[name], folded)
+    if _is_lite(name):
+        features = _lite(image, *_LITE_SIZES[name], folded)
+    else:
+        features = _resnet(image, _RESNET_BLOCKS[name], folded)
     return tf.keras.Model(image, features, name=name)
 
 
@@ -105,11 +114,13 @@ def stages(name: str) -> dict[int, tuple[str, ...]]:
     ('b1', 'b2')
     """
     if _is_lite(name):
-        return {1: ("stem", "b0"), 2: ("b1", "b2"), 3: ("b3", "b4"), 4: tuple(f"b{i}" for i in range(5, 11)),
-                5: tuple(f"b{i}" for i in range(11, 16))}  # fmt: skip
+        ends = list(accumulate(_LITE_SIZES[name][0]))  # C2 to C5 are what stages 2, 3, 5 and 7 of the paper end in
+        bounds = [ends[i] for i in (0, 1, 2, 4, 6)]
+        blocks = [tuple(f"b{k}" for k in range(low, high)) for low, high in zip(bounds, bounds[1:])]
+        return {1: ("stem", "b0"), **dict(enumerate(blocks, start=2))}
     parts: dict[int, tuple[str, ...]] = {1: ("conv1", "bn")}  # bn_conv1
-    for stage, blocks in enumerate(_RESNET_BLOCKS[name], start=2):
-        parts[stage] = tuple(f"{kind}{stage}{chr(97 + i)}" for kind in ("res", "bn") for i in range(blocks))
+    for stage, count in enumerate(_RESNET_BLOCKS[name], start=2):
+        parts[stage] = tuple(f"{kind}{stage}{chr(97 + i)}" for kind in ("res", "bn") for i in range(count))
     return parts
 
 
@@ -145,18 +156,18 @@ def frozen_layers(name: str, trained: str) -> tuple[str, ...]:
 
 
 def _is_lite(name: str) -> bool:
-    known = ["efficientnet_lite0", *_RESNET_BLOCKS]
+    known = [*_LITE_SIZES, *_RESNET_BLOCKS]
     if name not in known:
         raise EvicanError(f"There is no backbone {name!r}; known are {known}.")
-    return name not in _RESNET_BLOCKS
+    return name in _LITE_SIZES
 
 
-def _lite0(image, folded: bool) -> list:
+def _lite(image, repeats: tuple[int, ...], channels_out: tuple[int, ...], folded: bool) -> list:
     x = _convolve(image, layers.Conv2D(32, 3, 2, "same", use_bias=folded, name="stem_conv"), folded)
     x = layers.ReLU(6.0, name="stem_relu")(x)
     features, block, channels = [], 0, 32
-    for repeats, kernel, stride, expansion, filters in _LITE_STAGES:
-        for repeat in range(repeats):
+    for count, filters, (kernel, stride, expansion) in zip(repeats, channels_out, _LITE_STAGES):
+        for repeat in range(count):
             step = stride if repeat == 0 else 1
             y = _inverted_residual(x, f"b{block}", kernel, step, expansion, channels, filters, folded)
             x = layers.Add(name=f"b{block}_add")([x, y]) if step == 1 and channels == filters else y

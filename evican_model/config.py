@@ -95,6 +95,9 @@ class NetworkConfig(_JsonConfig):
     # A score is the category's probability times the mask's certainty (`roi.mask_certainty`): it tells sharp outlines
     # from vague ones, and so ranks by how well an object fits.
     mask_certainty: bool = True
+    # Ways in which an image is looked at, mirrored and turned, and whose answers are averaged: 1, 2, 4 or 8 (views.py).
+    # Each costs the time of a whole look; boxes and masks are the tighter for it (benchmarks/ablation.md).
+    views: int = 1
     # Proposals.
     strides: tuple[int, ...] = (4, 8, 16, 32, 64)  # of the pyramid's levels P2 to P6 (BACKBONE_STRIDES)
     anchor_scales: tuple[int, ...] = (16, 32, 64, 128, 256)  # not 32 and up: nuclei at 10x are that small
@@ -136,6 +139,8 @@ class NetworkConfig(_JsonConfig):
                 f"strides are {list(self.strides)} and anchor_scales {list(self.anchor_scales)}; the backbones give "
                 "the strides 4, 8, 16, 32 and 64, and each level needs one anchor scale."
             )
+        if self.views not in (1, 2, 4, 8):
+            raise EvicanError(f"views is {self.views}; expected 1, 2, 4 or 8 ways to look at an image.")
         if len(self.pixel_mean) not in (1, 3) or not self.categories:
             raise EvicanError(
                 f"pixel_mean is {list(self.pixel_mean)}, categories {list(self.categories)}; expected one or three "

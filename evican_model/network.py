@@ -7,6 +7,7 @@ data; `model.py` feeds it images, `train.py` feeds it batches.
 from __future__ import annotations
 
 from functools import partial
+from typing import Callable, NamedTuple
 
 import tensorflow as tf
 
@@ -16,8 +17,19 @@ from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.fpn import feature_pyramid
 from evican_model.geometry import geometry
 from evican_model.runtime import computing_in
+from evican_model.views import views
 
 __all__ = ["MaskRCNN"]
+
+_PLAIN = views(1)
+
+
+class _Parts(NamedTuple):
+    """The steps of `MaskRCNN.forward` that compute, compiled."""
+
+    see: Callable
+    judge: Callable
+    draw: Callable
 
 
 class MaskRCNN(tf.Module):
@@ -56,19 +68,41 @@ class MaskRCNN(tf.Module):
                     named[f"{layer.name}/{tensor}"] = variable
         return named
 
-    def detect(self, images, minimum_score, windows=None):
-        """Call `forward` as a graph. One trace for each number of images serves images of every size.
+    def detect(self, images, minimum_score, windows=None, count=1):
+        """Call `forward`, compiled. What is traced once serves images of every size.
 
-        Parameters are those of `forward`; `windows` are the whole images by default.
+        Parameters
+        ----------
+        images, minimum_score, windows
+            Those of `forward`; `windows` are the whole images by default.
+        count : int
+            Of views. One is traced as a whole; of several, one after another, the parts, which share their traces.
         """
-        count, height, width, _ = images.shape
-        if count not in self.traces:
-            signature = [tf.TensorSpec([count, None, None, 1]), tf.TensorSpec([]), tf.TensorSpec([count, 4])]
-            self.traces[count] = tf.function(self.forward, input_signature=signature)
-        whole = tf.constant([[0, 0, height, width]] * count, tf.float32)
-        return self.traces[count](images, minimum_score, whole if windows is None else windows)
+        batch, height, width, _ = images.shape
+        if windows is None:
+            windows = tf.constant([[0, 0, height, width]] * batch, tf.float32)
+        if (batch, count > 1) not in self.traces:
+            self.traces[batch, count > 1] = self._compiled(batch) if count > 1 else self._traced(batch)
+        if count == 1:
+            return self.traces[batch, False](images, minimum_score, windows)
+        return self.forward(images, minimum_score, windows, views(count), self.traces[batch, True])
 
-    def forward(self, images, minimum_score, windows):
+    def _traced(self, batch: int):
+        signature = [tf.TensorSpec([batch, None, None, 1]), tf.TensorSpec([]), tf.TensorSpec([batch, 4])]
+        return tf.function(self.forward, input_signature=signature)
+
+    def _compiled(self, batch: int) -> _Parts:
+        channels = self.config.fpn_channels
+        images, regions = tf.TensorSpec([batch, None, None, 1]), tf.TensorSpec([None, 4])
+        size, index = tf.TensorSpec([2], tf.int32), tf.TensorSpec([None], tf.int32)
+        pyramid = [tf.TensorSpec([batch, None, None, channels])] * len(self.config.strides)
+        return _Parts(
+            tf.function(self.see, [images]),
+            tf.function(self.judge, [pyramid, size, regions, index]),
+            tf.function(self.draw, [pyramid, size, regions, index, index]),
+        )
+
+    def forward(self, images, minimum_score, windows, looks=_PLAIN, parts=None):
         """Detect the objects of some images.
 
         Parameters
@@ -79,6 +113,10 @@ class MaskRCNN(tf.Module):
             Weaker detections are dropped before their masks are drawn: half of the work in a dense image.
         windows : float32 tensor [batch, 4]
             Detections are clipped to this part of each image.
+        looks : tuple of View
+            How to look at the images: boxes, probabilities and masks are the mean of what each view gives.
+        parts : optional
+            What has the methods `see`, `judge` and `draw`, compiled; this network by default.
 
         Returns
         -------
@@ -87,6 +125,36 @@ class MaskRCNN(tf.Module):
             image, ``frames`` [n, 4], the boxes with the context in which their masks are drawn, ``masks`` [n, side,
             side], the probability of each pixel of the frame, and ``image_index`` int32 [n], ascending.
         """
+        config, parts = self.config, parts or self
+        extent = self.geometry.inner(tf.cast(tf.concat([[0, 0], tf.shape(images)[1:3]], 0), tf.float32))[2:]
+        seen = [parts.see(view.images(images)) for view in looks]
+        # Each view judges the proposals of all: more of them, and not only the mean of the answers, tightens the boxes.
+        proposed = [[view.boxes_back(r, extent) for r in rois] for view, (_, _, rois) in zip(looks, seen)]
+        rois = [tf.concat(of_image, 0) for of_image in zip(*proposed)]
+        index, regions = _image_index(rois), tf.concat(rois, 0)
+        judged = []
+        for view, (pyramid, size, _) in zip(looks, seen):
+            scores, refined = parts.judge(pyramid, size, view.boxes(regions, extent), index)
+            judged.append((scores, view.boxes_back(refined, extent)))
+        judged = [tf.split(_mean(part), [tf.shape(of_image)[0] for of_image in rois]) for part in zip(*judged)]
+        found = [
+            roi.detections(scores, refined, window, minimum_score, config)
+            for scores, refined, window in zip(*judged, tf.unstack(self.geometry.inner(windows)))
+        ]
+        regions, category_ids, scores = (tf.concat(part, 0) for part in zip(*found))
+        index = _image_index(scores for _, _, scores in found)
+        frames = boxes.grow(regions, config.mask_context)
+        masks = _mean([
+            view.masks_back(parts.draw(pyramid, size, view.boxes(frames, extent), index, category_ids))
+            for view, (pyramid, size, _) in zip(looks, seen)
+        ])  # fmt: skip
+        if config.mask_certainty:
+            scores *= roi.mask_certainty(masks)
+        return {"boxes": self.geometry.outer(regions), "category_ids": category_ids, "scores": scores,
+                "frames": self.geometry.outer(frames), "masks": masks, "image_index": index}  # fmt: skip
+
+    def see(self, images):
+        """Backbone, pyramid and RPN: return the levels, the images' size, and the proposals [n, 4] of each image."""
         config, size = self.config, tf.shape(images)[1:3]
         pyramid, objectness, offsets = self.propose(images, self.folded)
         whole = self.geometry.inner(tf.cast(tf.concat([[0, 0], size], 0), tf.float32))
@@ -95,22 +163,17 @@ class MaskRCNN(tf.Module):
             rpn.propose(objectness[i], offsets[i], anchors_at, whole, config.proposals, config)
             for i in range(images.shape[0])
         ]
-        pooled = self.align(pyramid, tf.concat(rois, 0), _image_index(rois), config.box_pool, size)
-        heads = [tf.split(x, [tf.shape(r)[0] for r in rois]) for x in self.box_head(pooled)]
-        windows = tf.unstack(self.geometry.inner(windows))
-        found = [
-            roi.detections(logits, refinements, regions, window, minimum_score, config)
-            for logits, refinements, regions, window in zip(*heads, rois, windows)
-        ]
-        regions, category_ids, scores = (tf.concat(part, 0) for part in zip(*found))
-        index = _image_index(scores for _, _, scores in found)
-        frames = boxes.grow(regions, config.mask_context)
-        masks = self.mask_head(self.align(pyramid, frames, index, config.mask_pool, size))
-        masks = tf.sigmoid(tf.gather(masks, category_ids - 1, axis=3, batch_dims=1))
-        if config.mask_certainty:
-            scores *= roi.mask_certainty(masks)
-        return {"boxes": self.geometry.outer(regions), "category_ids": category_ids, "scores": scores,
-                "frames": self.geometry.outer(frames), "masks": masks, "image_index": index}  # fmt: skip
+        return [tf.cast(level, tf.float32) for level in pyramid], size, rois
+
+    def judge(self, pyramid, size, rois, index):
+        """Box head: return how likely each ROI [n, 4] is of each category, and the boxes it refines the ROI to."""
+        logits, offsets = self.box_head(self.align(pyramid, rois, index, self.config.box_pool, size))
+        return roi.read_box_head(logits, offsets, rois, self.config)
+
+    def draw(self, pyramid, size, frames, index, category_ids):
+        """Mask head: return the probability of each pixel of frames [n, 4], of their own category."""
+        masks = self.mask_head(self.align(pyramid, frames, index, self.config.mask_pool, size))
+        return tf.sigmoid(tf.gather(masks, category_ids - 1, axis=3, batch_dims=1))
 
     def fold(self):
         """Copy the backbone into one without batch norms, and for grey images where it can be, for faster detection.
@@ -185,3 +248,8 @@ class MaskRCNN(tf.Module):
 def _image_index(parts):
     """Which image each row is of, int32 [n], when the rows of the images stand one after another."""
     return tf.concat([tf.fill([tf.shape(part)[0]], i) for i, part in enumerate(parts)], 0)
+
+
+def _mean(answers):
+    """Mean of what several views say."""
+    return answers[0] if len(answers) == 1 else tf.add_n(list(answers)) / len(answers)

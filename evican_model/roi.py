@@ -9,7 +9,8 @@ from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.fpn import convolution
 from evican_model.geometry import Centres, geometry
 
-__all__ = ["box_head", "detections", "mask_certainty", "mask_head", "mask_loss", "roi_align", "roi_loss", "sample_rois"]
+__all__ = ["box_head", "detections", "mask_certainty", "mask_head", "mask_loss", "read_box_head", "roi_align",
+           "roi_loss", "sample_rois"]  # fmt: skip
 
 layers = tf.keras.layers
 
@@ -247,17 +248,34 @@ def mask_certainty(masks):
     return tf.math.divide_no_nan(tf.reduce_sum(masks * inside, [1, 2]), tf.reduce_sum(inside, [1, 2]))
 
 
-def detections(logits, offsets, rois, window, minimum_score, config: NetworkConfig):
-    """Turn one image's box-head output into detections, best first.
-
-    Every category may claim an ROI, since a nucleus can fill its cell, unless ``one_category`` leaves it to the
-    likeliest, background included (Matterport).
+def read_box_head(logits, offsets, rois, config: NetworkConfig):
+    """Turn the box head's output into probabilities and boxes.
 
     Parameters
     ----------
     logits : tensor [n, categories + 1]
     offsets : tensor [n, categories, 4]
     rois : tensor [n, 4]
+
+    Returns
+    -------
+    tuple of tensors
+        Probabilities [n, categories + 1] (0 is background) and boxes [n, categories, 4].
+    """
+    return tf.nn.softmax(logits), boxes.decode(offsets, rois[:, None], config.box_std)
+
+
+def detections(scores, candidates, window, minimum_score, config: NetworkConfig):
+    """Choose one image's detections among the boxes of its ROIs, best first.
+
+    Every category may claim an ROI, since a nucleus can fill its cell, unless ``one_category`` leaves it to the
+    likeliest, background included (Matterport).
+
+    Parameters
+    ----------
+    scores : tensor [n, categories + 1]
+    candidates : tensor [n, categories, 4]
+        As `read_box_head` gives them.
     window : tensor [4]
         Boxes are clipped to this one.
     minimum_score : float or tensor []
@@ -268,14 +286,12 @@ def detections(logits, offsets, rois, window, minimum_score, config: NetworkConf
         Boxes [detections, 4], category ids int32 [detections], scores [detections].
     """
     categories = len(config.categories)
-    scores = tf.nn.softmax(logits)  # [n, categories + 1]
     if config.one_category:
         likeliest = tf.one_hot(tf.argmax(scores, -1), categories + 1, True, False, dtype=tf.bool)
         scores = tf.where(likeliest, scores, -tf.ones_like(scores))
+    category = tf.tile(tf.range(categories), [tf.shape(scores)[0]])
     scores = tf.reshape(scores[:, 1:], [-1])  # [n * categories]
-    candidates = tf.reshape(boxes.decode(offsets, rois[:, None], config.box_std), [-1, 4])
-    candidates = boxes.clip(candidates, window)
-    category = tf.tile(tf.range(categories), [tf.shape(rois)[0]])
+    candidates = boxes.clip(tf.reshape(candidates, [-1, 4]), window)
     worth = tf.where((scores >= minimum_score) & (boxes.area(candidates) >= config.smallest_box))[:, 0]
     scores, candidates, category = (tf.gather(x, worth) for x in (scores, candidates, category))
     # One pass suppresses within each category: the categories are moved apart by more than an image.

@@ -172,7 +172,8 @@ def choose_scale(levels: np.ndarray, detect_at, config: NetworkConfig):
 
     Returns
     -------
-    Instances
+    tuple of float and Instances
+        The scale, and what was found at it.
     """
     scale = min(max(config.first_look / max(levels.shape), config.smallest_look), 1.0)
     found = detect_at(levels, scale)
@@ -182,7 +183,7 @@ def choose_scale(levels: np.ndarray, detect_at, config: NetworkConfig):
             break
         scale = wanted
         found = detect_at(levels, scale)
-    return found
+    return scale, found
 
 
 def _size_factor(found, scale: float, config: NetworkConfig) -> float:

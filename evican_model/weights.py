@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -26,9 +26,11 @@ __all__ = ["WeightsInfo", "available_weights", "check", "read_tensors", "saved_c
 
 BUNDLED_FOLDER = Path(__file__).parent / "weights"
 BUNDLED_NAME = "fast"
+# Each name's file, and what its config has otherwise: the same tensors, used with more care.
+_BUNDLED: dict[str, tuple[str, dict[str, Any]]] = {"fast": ("fast", {}), "accurate": ("fast", {"views": 8})}
 _FORMAT = "evican-weights 1"
 # What networks were before the config had a word for it, so that older files mean what they meant.
-_BEFORE = {"mask_context": 1.0, "mask_certainty": False}
+_BEFORE = {"mask_context": 1.0, "mask_certainty": False, "views": 1}
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,10 @@ def available_weights() -> list[str]:
 
     Examples
     --------
-    >>> "fast" in available_weights()
-    True
+    >>> available_weights()
+    ['accurate', 'fast']
     """
-    return sorted(path.stem for path in BUNDLED_FOLDER.glob("*.h5"))
+    return sorted(name for name, (stem, _) in _BUNDLED.items() if (BUNDLED_FOLDER / f"{stem}.h5").is_file())
 
 
 def check(weights: str | Path = "bundled", categories: Sequence[str] | None = None) -> WeightsInfo:
@@ -107,7 +109,7 @@ def check(weights: str | Path = "bundled", categories: Sequence[str] | None = No
         raise WeightsError(f"{path} has no config beside it; expected {sidecar}.")
     record = _read_record(sidecar)
     try:
-        config = saved_config(record["network"], sidecar)
+        config = replace(saved_config(record["network"], sidecar), **_changes(weights))
     except EvicanError as error:
         raise WeightsError(str(error)) from error
     if categories is not None and tuple(categories) != config.categories:
@@ -244,10 +246,15 @@ def _each_image_once(training: Mapping[str, Any], listed: frozenset[str] = froze
     return training
 
 
+def _changes(weights: str | Path) -> dict[str, Any]:
+    """Return what bundled weights of this name have otherwise than their file."""
+    return _BUNDLED.get(str(weights), ("", {}))[1]
+
+
 def _locate(weights: str | Path) -> Path:
     name = BUNDLED_NAME if str(weights) == "bundled" else str(weights)
     if name in available_weights():
-        return BUNDLED_FOLDER / f"{name}.h5"
+        return BUNDLED_FOLDER / f"{_BUNDLED[name][0]}.h5"
     path = Path(weights).expanduser()
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"

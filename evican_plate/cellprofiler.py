@@ -46,7 +46,7 @@ try:
     answer.update(
         evican_model=evican_model.__version__,
         code_sha256=digest.hexdigest(),
-        weights=str(info.path),
+        weights=str(info.path) + (f", {info.config.views} views of each image" if info.config.views > 1 else ""),
         weights_sha256=info.sha256,
         settings_sha256=hashlib.sha256(info.path.with_suffix(".json").read_bytes()).hexdigest(),
         detections=info.config.detections,
@@ -109,7 +109,7 @@ def find_cellprofiler(command: str | None, plugins: Path | None, weights: str) -
     plugins : Path or None
         Folder of segmentevican.py; None: the one of this checkout.
     weights : str
-        ``"bundled"`` or a file.
+        The name of bundled weights (``"bundled"``, ``"accurate"``) or a file.
 
     Raises
     ------

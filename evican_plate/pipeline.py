@@ -195,9 +195,11 @@ def _loaded_image(modules: list[_Module], name: str) -> str:
 
 
 def _weights(path: Path, segment: _Module, input_folder: Path) -> str:
-    """Return ``"bundled"`` or the path of the weights file."""
-    if segment.setting("Select the model") == "Bundled model":
-        return "bundled"
+    """Return the name of bundled weights or the path of the weights file."""
+    bundled = {"Bundled model": "bundled", "Bundled model, accurate but slow": "accurate"}
+    chosen = segment.setting("Select the model")
+    if chosen in bundled:
+        return bundled[chosen]
     place, _, folder = segment.setting("Select the folder of the weights file").partition("|")
     name = segment.setting("Name of the weights file")
     if place == _ABSOLUTE:

@@ -131,6 +131,7 @@ LOGGER = logging.getLogger(__name__)
 CELL, NUCLEUS = "Cell", "Nucleus"  # the network's names of its two classes
 
 MODEL_BUNDLED = "Bundled model"
+MODEL_ACCURATE = "Bundled model, accurate but slow"
 MODEL_FILE = "Weights file"
 
 SCALE_AUTOMATIC = "Automatic"
@@ -182,9 +183,13 @@ or DIC. For a color image, use the output of **ColorToGray**.
         )
         self.model = Choice(
             "Select the model",
-            [MODEL_BUNDLED, MODEL_FILE],
+            [MODEL_BUNDLED, MODEL_ACCURATE, MODEL_FILE],
             doc=f"""\
 -  *{MODEL_BUNDLED}:* The model that was installed with this module. Start with it.
+-  *{MODEL_ACCURATE}:* The same model looks at each image in eight ways, mirrored and
+   turned, and takes the mean of what it sees. More cells are found, and outlines fit
+   more tightly, above all in dense fields of small or thin cells. It takes about ten
+   times as long: choose it when the outlines matter more than the time.
 -  *{MODEL_FILE}:* A model that you or a colleague trained, for instance on your own cell
    line with ``python -m evican_model.train``. It is a file *name.h5* with a file
    *name.json* beside it.
@@ -352,7 +357,7 @@ background is outlined, raise it (0.7; few objects score above 0.8). The score o
     def visible_settings(self):
         """Return the settings that matter with the choices made."""
         hidden = []
-        if self.model.value == MODEL_BUNDLED:
+        if self.model.value != MODEL_FILE:
             hidden += [self.weights_directory, self.weights_file]
         if self.scale.value == SCALE_AUTOMATIC:
             hidden += [self.cell_diameter]
@@ -441,12 +446,12 @@ background is outlined, raise it (0.7; few objects score above 0.8). The score o
         return True
 
     def _weights(self):
-        """Return what `evican_model.load_model` takes: the path of a file, or "bundled"."""
-        if self.model.value == MODEL_BUNDLED:
-            return "bundled"
+        """Return what `evican_model.load_model` takes: the path of a file, or the name of bundled weights."""
+        if self.model.value != MODEL_FILE:
+            return {MODEL_BUNDLED: "bundled", MODEL_ACCURATE: "accurate"}[self.model.value]
         name = self.weights_file.value.strip()
         if name in ("", "None"):
-            raise ValueError("Choose a weights file (*.h5), or 'Bundled model'.")
+            raise ValueError(f"Choose a weights file (*.h5), or '{MODEL_BUNDLED}'.")
         return os.path.join(self.weights_directory.get_absolute_path(), name)
 
     def _check_model(self):
@@ -465,7 +470,7 @@ background is outlined, raise it (0.7; few objects score above 0.8). The score o
 
         CellProfiler asks for the measurements at any time, also while a weights file is still to be chosen.
         """
-        if self.model.value == MODEL_BUNDLED:
+        if self.model.value != MODEL_FILE:
             return False
         try:
             return _package().weights.tells_lines(self._weights())

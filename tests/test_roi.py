@@ -200,7 +200,8 @@ def test_detections_are_suppressed_within_a_category_only():
     box = [10.0, 10, 30, 30]
     rois = tf.constant([box, [11.0, 10, 31, 30], [10.0, 10, 30, 31], [40.0, 40, 60, 60]])
     logits = tf.constant([[0.0, 3, 0], [0, 2, 0], [0, 0, 4], [0, 0, 1]])
-    found = roi.detections(logits, tf.zeros([4, 2, 4]), rois, tf.constant([0.0, 0, 64, 64]), 0.5, NETWORK)
+    read = roi.read_box_head(logits, tf.zeros([4, 2, 4]), rois, NETWORK)
+    found = roi.detections(*read, tf.constant([0.0, 0, 64, 64]), 0.5, NETWORK)
     boxes, category_ids, scores = found
     np.testing.assert_array_equal(category_ids, [2, 1, 2])
     np.testing.assert_allclose(boxes, [rois[2], rois[0], rois[3]])
@@ -253,10 +254,11 @@ def test_an_roi_is_of_its_likeliest_category_only_where_the_config_says_so():
     logits = tf.constant([[0.0, 3, 2], [4.0, 1, 3], [0.0, 1, 1.5]])  # cell, background, nucleus
     window = tf.constant([0.0, 0, 64, 64])
     paper = NetworkConfig.for_preset("paper")
-    _, category_ids, scores = roi.detections(logits, tf.zeros([3, 2, 4]), rois, window, 0.0, paper)
+    read = roi.read_box_head(logits, tf.zeros([3, 2, 4]), rois, paper)
+    _, category_ids, scores = roi.detections(*read, window, 0.0, paper)
     np.testing.assert_array_equal(category_ids, [1, 2])
     np.testing.assert_allclose(scores, [tf.nn.softmax(logits)[0, 1], tf.nn.softmax(logits)[2, 2]])
-    _, category_ids, _ = roi.detections(logits, tf.zeros([3, 2, 4]), rois, window, 0.0, NETWORK)
+    _, category_ids, _ = roi.detections(*read, window, 0.0, NETWORK)
     assert sorted(category_ids.numpy()) == [1, 1, 1, 2, 2, 2]
 
 
@@ -267,9 +269,8 @@ def test_detections_are_those_of_suppression_within_each_category():
     logits = rng.normal(0, 2, (80, 3)).astype(np.float32)
     paper = NetworkConfig.for_preset("paper", detections=20)
     window = np.array([5.0, 0, 90, 100], np.float32)
-    boxes, category_ids, scores = roi.detections(
-        tf.constant(logits), tf.zeros([80, 2, 4]), tf.constant(rois), tf.constant(window), 0.4, paper
-    )
+    read = roi.read_box_head(tf.constant(logits), tf.zeros([80, 2, 4]), tf.constant(rois), paper)
+    boxes, category_ids, scores = roi.detections(*read, tf.constant(window), 0.4, paper)
     softmax = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     clipped = np.clip(rois, window[[0, 1, 0, 1]], window[[2, 3, 2, 3]])
     expected = []

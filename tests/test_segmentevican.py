@@ -288,6 +288,17 @@ class TestNetwork:
         sure = run(plugin, pixels, {**KEEP_ALL, "cell_confidence": 0.9})
         assert labels(sure, "Cells").max() < labels(everything, "Cells").max()
 
+    def test_the_accurate_model_looks_in_eight_views(self, plugin, plate_image):
+        import evican_model
+
+        pixels = plate_image("C05")[60:250, 220:420] / np.float32(255)
+        expected = evican_model.load_model("accurate").segment(pixels, confidence=0.5)
+        assert expected.count("Cell") > 0
+        settings = {**KEEP_ALL, "model": plugin.MODEL_ACCURATE}
+        found = labels(run(plugin, pixels, settings), "Cells")
+        np.testing.assert_array_equal(found, expected.labels("Cell"))
+        assert (labels(run(plugin, pixels, KEEP_ALL), "Cells") != found).any()
+
     def test_model_is_loaded_once_and_a_replaced_file_again(self, plugin, tmp_path, monkeypatch):
         import evican_model
         from evican_model.weights import check
@@ -442,6 +453,8 @@ class TestSettings:
     def test_only_settings_that_matter_are_visible(self, plugin):
         module = plugin.SegmentEVICAN()
         hidden = [module.weights_directory, module.weights_file, module.cell_diameter]
+        assert [s for s in module.settings() if s not in module.visible_settings()] == hidden
+        module.model.value = plugin.MODEL_ACCURATE
         assert [s for s in module.settings() if s not in module.visible_settings()] == hidden
         module.model.value, module.scale.value = plugin.MODEL_FILE, plugin.SCALE_DIAMETER
         assert module.visible_settings() == module.settings() == module.help_settings()

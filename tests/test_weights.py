@@ -176,6 +176,8 @@ def test_storage_outside_the_file_is_refused(path, tmp_path):
 
 
 def test_bundled_weights_are_known_by_name():
-    assert "fast" in weights.available_weights()
+    assert weights.available_weights() == ["accurate", "fast"]
+    assert weights.check("accurate").path == weights.check("fast").path
+    assert (weights.check("accurate").config.views, weights.check("fast").config.views) == (8, 1)
     assert weights.check("fast").path == weights.check("bundled").path
     assert weights.check("bundled").config.categories == ("Cell", "Nucleus")

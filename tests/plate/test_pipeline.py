@@ -69,6 +69,8 @@ def test_weights_files(tmp_path):
             ("Name of the weights file:.*", "Name of the weights file:mine.h5"),
         )
 
+    accurate = edited(tmp_path, ("Select the model:.*", "Select the model:Bundled model, accurate but slow"))
+    assert read_pipeline(accurate, tmp_path).weights == "accurate"
     with pytest.raises(PlateError, match="mine.h5"):
         read_pipeline(choose("Default Input Folder|"), tmp_path)
     for suffix in (".h5", ".json"):

@@ -1,0 +1,84 @@
+"""The eight ways to look at a picture: mirrored, upside down, with rows and columns swapped.
+
+A network answers a little differently to each, though what is in the picture stays the same: the mean of its answers is
+nearer to the truth than each of them. How many of them are taken, `NetworkConfig.views` says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+__all__ = ["View", "views"]
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look: what is done to a picture, in this order."""
+
+    upside_down: bool = False
+    mirrored: bool = False
+    transposed: bool = False
+
+    def images(self, images):
+        """Show images [batch, height, width, channels] this way; transposed, height and width change places."""
+        axes = [axis for axis, flipped in ((1, self.upside_down), (2, self.mirrored)) if flipped]
+        images = tf.reverse(images, axes) if axes else images
+        return tf.transpose(images, [0, 2, 1, 3]) if self.transposed else images
+
+    def boxes(self, boxes, extent):
+        """Bring boxes [..., 4] of the picture into the view.
+
+        Parameters
+        ----------
+        boxes : tensor [..., 4]
+        extent : float tensor [2]
+            Where the far edge of the picture lies: its height and width, in the geometry of the boxes.
+        """
+        return self._transposed(self._flipped(boxes, extent))
+
+    def boxes_back(self, boxes, extent):
+        """Bring boxes [..., 4] of the view back into the picture, whose `extent` is as for `boxes`."""
+        return self._flipped(self._transposed(boxes), extent)
+
+    def masks_back(self, masks):
+        """Bring masks [n, side, side] that were drawn in boxes of the view back into the picture."""
+        masks = tf.transpose(masks, [0, 2, 1]) if self.transposed else masks
+        axes = [axis for axis, flipped in ((1, self.upside_down), (2, self.mirrored)) if flipped]
+        return tf.reverse(masks, axes) if axes else masks
+
+    def _flipped(self, boxes, extent):
+        y1, x1, y2, x2 = tf.unstack(boxes, axis=-1)
+        if self.upside_down:
+            y1, y2 = extent[0] - y2, extent[0] - y1
+        if self.mirrored:
+            x1, x2 = extent[1] - x2, extent[1] - x1
+        return tf.stack([y1, x1, y2, x2], -1)
+
+    def _transposed(self, boxes):
+        return tf.gather(boxes, [1, 0, 3, 2], axis=-1) if self.transposed else boxes
+
+
+_ALL = tuple(
+    View(upside_down, mirrored, transposed)
+    for transposed in (False, True)
+    for upside_down in (False, True)
+    for mirrored in (False, True)
+)
+
+
+def views(count: int) -> tuple[View, ...]:
+    """Return the first ways to look, the plain one first.
+
+    Parameters
+    ----------
+    count : int
+        1, 2 (mirrored as well), 4 (upside down as well) or 8 (with rows and columns swapped as well).
+
+    Examples
+    --------
+    >>> views(2) == (View(), View(mirrored=True))
+    True
+    """
+    return _ALL[:count]
