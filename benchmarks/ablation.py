@@ -1,17 +1,19 @@
 """Weights of different trainings side by side: ``python benchmarks/ablation.py LABEL=weights.h5 ... --set ...``.
 
-A row for each: what it was trained with (from its training record), AP50 and AP75 of every set and category, and false
-finds in synthetic empty fields. A set that the weights were trained on, in part or whole, is marked with a star:
-its figures say what was learnt by heart as well.
+A row for each: what it was trained with (from its training record), AP50 and AP75 of every set and category, false
+finds in synthetic empty fields, and what an image costs. A set that the weights were trained on, in part or whole, is
+marked with a star: its figures say what was learnt by heart as well.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 
 import _where
 import numpy as np
+from inference_speed import mirrored
 from tqdm import tqdm
 
 import evican_model
@@ -41,6 +43,19 @@ def false_finds(model, fields: int) -> str:
     return f"{sum(found)} in {sum(n > 0 for n in found)} of {fields}"
 
 
+def costs(models: list, turns: int = 5) -> list[float]:
+    """Measure CPU seconds of an image of 1024 x 1024 pixels: the median of turns in which all models have one."""
+    image = mirrored(1024)
+    taken = []
+    for _ in range(turns + 1):  # the first is not counted
+        taken.append([])
+        for model in models:
+            begin = time.process_time()
+            model.segment(image, cell_diameter=model.config.cell_diameter)
+            taken[-1].append(time.process_time() - begin)
+    return np.median(taken[1:], 0).tolist()
+
+
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -50,9 +65,9 @@ def main() -> int:
     parser.add_argument("--blank", type=int, default=24, help="empty fields (default: 24)")
     options = parser.parse_args()
     rows, heads = [], None
-    for one in options.weights:
-        label, _, path = one.partition("=")
-        model = evican_model.load_model(path)
+    labels, paths = zip(*(one.split("=", 1) for one in options.weights))
+    models = [evican_model.load_model(path) for path in paths]
+    for label, model, cost in zip(labels, models, costs(models)):
         cells, names = [], []
         for place in options.sets:
             name, _, where = place.partition("=")
@@ -68,11 +83,11 @@ def main() -> int:
                     cells.append(f"{figures['AP50']:.3f} / {figures['AP75']:.3f}{star}")
                     names.append(f"{name} {category}")
         heads = heads or names
-        rows.append([label, training_of(model.info.training), *cells, false_finds(model, options.blank)])
+        rows.append([label, training_of(model.info.training), *cells, false_finds(model, options.blank), f"{cost:.2f}"])
     print(f"`python benchmarks/ablation.py --images {options.images} --blank {options.blank}`; commit "
           f"{_where.commit()}. AP50 / AP75 of masks, pooled COCO, at most 1000 detections an image, automatic "
-          "scale.\n")  # fmt: skip
-    heads = ["weights", "trained", *(heads or []), "false finds"]
+          "scale. CPU s: of segment() on 1024 x 1024 pixels, all in turn.\n")  # fmt: skip
+    heads = ["weights", "trained", *(heads or []), "false finds", "CPU s"]
     print(f"| {' | '.join(heads)} |\n" + "| --- " * len(heads) + "|")
     for row in rows:
         print(f"| {' | '.join(row)} |")

@@ -35,12 +35,12 @@ def mirrored(side: int) -> np.ndarray:
     return np.pad(grey, [(0, max(0, side - extent)) for extent in grey.shape], mode="reflect")[:side, :side]
 
 
-def measure(side: int) -> dict:
+def measure(side: int, weights: str) -> dict:
     """Time one size in this process."""
     import evican_model
 
     begin = time.perf_counter()
-    model = evican_model.load_model()
+    model = evican_model.load_model(weights)
     load = time.perf_counter() - begin
     in_network = [0.0]
     detect = model.network.detect
@@ -133,11 +133,12 @@ def _machine() -> str:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--weights", default="bundled", help="a bundled name, or a .h5 file (default: bundled)")
     parser.add_argument("--one", type=int)
     parser.add_argument("--cellprofiler", action="store_true", help="also time the pipeline of the demo")
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.one)))
+        print(json.dumps(measure(options.one, options.weights)))
         return
     print("# Speed of `Model.segment`\n")
     print(
@@ -146,9 +147,8 @@ def main() -> None:
     print("| image | objects | wall s | of it network | CPU s | automatic scale, wall s | peak GB | load s |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for side in SIZES:
-        out = subprocess.run(
-            [sys.executable, __file__, "--one", str(side)], capture_output=True, text=True, check=True
-        )
+        command = [sys.executable, __file__, "--weights", options.weights, "--one", str(side)]
+        out = subprocess.run(command, capture_output=True, text=True, check=True)
         m = json.loads(out.stdout)
         print(
             f"| {side} x {side} | {m['objects']} | {m['wall']:.2f} | {m['network'] / m['wall']:.0%} | {m['cpu']:.2f} "
