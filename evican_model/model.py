@@ -73,8 +73,8 @@ def load_model(
     with without_chatter():  # the traces that serve all sizes are made here, not in the user's first image
         side = info.config.strides[-1]
         for count in {1, batch}:
-            for looks in {1, info.config.views}:
-                network.detect(tf.zeros([count, side, side, 1]), 0.5, count=looks)
+            for views in {1, info.config.views}:
+                network.detect(tf.zeros([count, side, side, 1]), 0.5, view_count=views)
     return Model(network, info, batch)
 
 

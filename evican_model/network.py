@@ -17,7 +17,7 @@ from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.fpn import feature_pyramid
 from evican_model.geometry import geometry
 from evican_model.runtime import computing_in
-from evican_model.views import views
+from evican_model.views import Look, views
 
 __all__ = ["MaskRCNN"]
 
@@ -25,7 +25,7 @@ _PLAIN = views(1)
 
 
 class _Parts(NamedTuple):
-    """The steps of `MaskRCNN.forward` that compute, compiled."""
+    """The steps of `MaskRCNN.forward` that all views share, compiled."""
 
     see: Callable
     judge: Callable
@@ -68,24 +68,26 @@ class MaskRCNN(tf.Module):
                     named[f"{layer.name}/{tensor}"] = variable
         return named
 
-    def detect(self, images, minimum_score, windows=None, count=1):
+    def detect(self, images, minimum_score, windows=None, view_count=1):
         """Call `forward`, compiled. What is traced once serves images of every size.
 
         Parameters
         ----------
         images, minimum_score, windows
             Those of `forward`; `windows` are the whole images by default.
-        count : int
-            Of views. One is traced as a whole; of several, one after another, the parts, which share their traces.
+        view_count : int
+            In how many views. One is traced as a whole; of several, the parts are, which all views share.
         """
         batch, height, width, _ = images.shape
         if windows is None:
             windows = tf.constant([[0, 0, height, width]] * batch, tf.float32)
-        if (batch, count > 1) not in self.traces:
-            self.traces[batch, count > 1] = self._compiled(batch) if count > 1 else self._traced(batch)
-        if count == 1:
-            return self.traces[batch, False](images, minimum_score, windows)
-        return self.forward(images, minimum_score, windows, views(count), self.traces[batch, True])
+        several = view_count > 1
+        if (batch, several) not in self.traces:
+            self.traces[batch, several] = self._compiled(batch) if several else self._traced(batch)
+        traced = self.traces[batch, several]
+        if several:
+            return self.forward(images, minimum_score, windows, views(view_count), traced)
+        return traced(images, minimum_score, windows)
 
     def _traced(self, batch: int):
         signature = [tf.TensorSpec([batch, None, None, 1]), tf.TensorSpec([]), tf.TensorSpec([batch, 4])]
@@ -102,7 +104,7 @@ class MaskRCNN(tf.Module):
             tf.function(self.draw, [pyramid, size, regions, index, index]),
         )
 
-    def forward(self, images, minimum_score, windows, looks=_PLAIN, parts=None):
+    def forward(self, images, minimum_score, windows, ways=_PLAIN, parts=None):
         """Detect the objects of some images.
 
         Parameters
@@ -113,7 +115,7 @@ class MaskRCNN(tf.Module):
             Weaker detections are dropped before their masks are drawn: half of the work in a dense image.
         windows : float32 tensor [batch, 4]
             Detections are clipped to this part of each image.
-        looks : tuple of View
+        ways : tuple of View
             How to look at the images: boxes, probabilities and masks are the mean of what each view gives.
         parts : optional
             What has the methods `see`, `judge` and `draw`, compiled; this network by default.
@@ -126,28 +128,22 @@ class MaskRCNN(tf.Module):
             side], the probability of each pixel of the frame, and ``image_index`` int32 [n], ascending.
         """
         config, parts = self.config, parts or self
-        extent = self.geometry.inner(tf.cast(tf.concat([[0, 0], tf.shape(images)[1:3]], 0), tf.float32))[2:]
-        seen = [parts.see(view.images(images)) for view in looks]
+        whole = self.geometry.inner(tf.cast(tf.concat([[0, 0], tf.shape(images)[1:3]], 0), tf.float32))
+        looks = [Look(view, images, whole[2:], parts) for view in ways]
         # Each view judges the proposals of all: more of them, and not only the mean of the answers, tightens the boxes.
-        proposed = [[view.boxes_back(r, extent) for r in rois] for view, (_, _, rois) in zip(looks, seen)]
-        rois = [tf.concat(of_image, 0) for of_image in zip(*proposed)]
+        rois = [tf.concat(of_image, 0) for of_image in zip(*(look.rois for look in looks))]
         index, regions = _image_index(rois), tf.concat(rois, 0)
-        judged = []
-        for view, (pyramid, size, _) in zip(looks, seen):
-            scores, refined = parts.judge(pyramid, size, view.boxes(regions, extent), index)
-            judged.append((scores, view.boxes_back(refined, extent)))
-        judged = [tf.split(_mean(part), [tf.shape(of_image)[0] for of_image in rois]) for part in zip(*judged)]
+        judged = [_mean(part) for part in zip(*(look.judge(regions, index) for look in looks))]
+        heads = [tf.split(part, [tf.shape(of_image)[0] for of_image in rois]) for part in judged]
+        windows = tf.unstack(self.geometry.inner(windows))
         found = [
             roi.detections(scores, refined, window, minimum_score, config)
-            for scores, refined, window in zip(*judged, tf.unstack(self.geometry.inner(windows)))
+            for scores, refined, window in zip(*heads, windows)
         ]
         regions, category_ids, scores = (tf.concat(part, 0) for part in zip(*found))
         index = _image_index(scores for _, _, scores in found)
         frames = boxes.grow(regions, config.mask_context)
-        masks = _mean([
-            view.masks_back(parts.draw(pyramid, size, view.boxes(frames, extent), index, category_ids))
-            for view, (pyramid, size, _) in zip(looks, seen)
-        ])  # fmt: skip
+        masks = _mean([look.draw(frames, index, category_ids) for look in looks])
         if config.mask_certainty:
             scores *= roi.mask_certainty(masks)
         return {"boxes": self.geometry.outer(regions), "category_ids": category_ids, "scores": scores,

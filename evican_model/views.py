@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-__all__ = ["View", "views"]
+__all__ = ["Look", "View", "views"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,35 @@ class View:
 
     def _transposed(self, boxes):
         return tf.gather(boxes, [1, 0, 3, 2], axis=-1) if self.transposed else boxes
+
+
+class Look:
+    """What a network makes of some images in one view, told in boxes and masks of the plain images.
+
+    Parameters
+    ----------
+    view : View
+    images : tensor [batch, height, width, channels]
+    extent : float tensor [2]
+        See `View.boxes`.
+    parts
+        What has the network's methods ``see``, ``judge`` and ``draw``.
+    """
+
+    def __init__(self, view: View, images, extent, parts):
+        self.view, self.extent, self.parts = view, extent, parts
+        self.pyramid, self.size, rois = parts.see(view.images(images))
+        self.rois = [view.boxes_back(of_image, extent) for of_image in rois]
+
+    def judge(self, rois, index):
+        """Return how likely ROIs [n, 4] are of each category, and the boxes they are refined to."""
+        scores, refined = self.parts.judge(self.pyramid, self.size, self.view.boxes(rois, self.extent), index)
+        return scores, self.view.boxes_back(refined, self.extent)
+
+    def draw(self, frames, index, category_ids):
+        """Return the probability of each pixel of frames [n, 4], [n, side, side]."""
+        frames = self.view.boxes(frames, self.extent)
+        return self.view.masks_back(self.parts.draw(self.pyramid, self.size, frames, index, category_ids))
 
 
 _ALL = tuple(
