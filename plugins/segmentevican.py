@@ -133,6 +133,7 @@ CELL, NUCLEUS = "Cell", "Nucleus"  # the network's names of its two classes
 MODEL_BUNDLED = "Bundled model"
 MODEL_ACCURATE = "Bundled model, accurate but slow"
 MODEL_FILE = "Weights file"
+_BUNDLED = {MODEL_BUNDLED: "bundled", MODEL_ACCURATE: "accurate"}  # evican_model's names of them
 
 SCALE_AUTOMATIC = "Automatic"
 SCALE_DIAMETER = "Typical cell diameter"
@@ -187,9 +188,9 @@ or DIC. For a color image, use the output of **ColorToGray**.
             doc=f"""\
 -  *{MODEL_BUNDLED}:* The model that was installed with this module. Start with it.
 -  *{MODEL_ACCURATE}:* The same model looks at each image in eight ways, mirrored and
-   turned, and takes the mean of what it sees. More cells are found, and outlines fit
-   more tightly, above all in dense fields of small or thin cells. It takes about ten
-   times as long: choose it when the outlines matter more than the time.
+   turned, and takes the mean of what it sees. Objects are told from background more
+   surely, and outlines fit more tightly. The network takes about ten times as long:
+   choose it when the outlines matter more than the time.
 -  *{MODEL_FILE}:* A model that you or a colleague trained, for instance on your own cell
    line with ``python -m evican_model.train``. It is a file *name.h5* with a file
    *name.json* beside it.
@@ -357,7 +358,7 @@ background is outlined, raise it (0.7; few objects score above 0.8). The score o
     def visible_settings(self):
         """Return the settings that matter with the choices made."""
         hidden = []
-        if self.model.value != MODEL_FILE:
+        if self.model.value in _BUNDLED:
             hidden += [self.weights_directory, self.weights_file]
         if self.scale.value == SCALE_AUTOMATIC:
             hidden += [self.cell_diameter]
@@ -447,8 +448,8 @@ background is outlined, raise it (0.7; few objects score above 0.8). The score o
 
     def _weights(self):
         """Return what `evican_model.load_model` takes: the path of a file, or the name of bundled weights."""
-        if self.model.value != MODEL_FILE:
-            return {MODEL_BUNDLED: "bundled", MODEL_ACCURATE: "accurate"}[self.model.value]
+        if self.model.value in _BUNDLED:
+            return _BUNDLED[self.model.value]
         name = self.weights_file.value.strip()
         if name in ("", "None"):
             raise ValueError(f"Choose a weights file (*.h5), or '{MODEL_BUNDLED}'.")
@@ -470,7 +471,7 @@ background is outlined, raise it (0.7; few objects score above 0.8). The score o
 
         CellProfiler asks for the measurements at any time, also while a weights file is still to be chosen.
         """
-        if self.model.value != MODEL_FILE:
+        if self.model.value in _BUNDLED:
             return False
         try:
             return _package().weights.tells_lines(self._weights())
