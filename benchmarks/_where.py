@@ -10,10 +10,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
+_HEAD = ["git", "rev-parse", "--short", "HEAD"]
+# Asked at the start: a run takes an hour, and what is committed meanwhile is not what it ran.
+_COMMIT = subprocess.run(_HEAD, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def commit() -> str:
-    """Return the short name of the checkout's commit."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    """Return the short name of the commit that the checkout was at when the benchmark began."""
+    return _COMMIT
 
 
 def machine() -> str:
