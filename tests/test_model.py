@@ -219,6 +219,15 @@ def test_weights_of_another_network_are_refused(tmp_path):
         evican_model.load_model(tmp_path / "w.h5")
 
 
+@pytest.mark.parametrize("levels, dtype", [(256, np.uint8), (3, np.uint8), (65536, np.uint16), (1, np.uint16)])
+def test_levels_are_stretched_between_numpys_percentiles(levels, dtype):
+    rng = np.random.default_rng(levels)
+    for size in ((1, 1), (7, 3), (211, 307)):
+        grey = rng.integers(0, levels, size).astype(dtype)
+        counted, sorted_ = normalise(grey), normalise(grey.astype(np.float64))  # floats go through numpy.percentile
+        np.testing.assert_allclose(counted, sorted_, atol=1e-3)
+
+
 def test_normalise_ignores_a_few_hot_pixels():
     rng = np.random.default_rng(0)
     grey = rng.normal(100, 10, (300, 300)).astype(np.float32)
