@@ -15,15 +15,15 @@ _LARGEST_LOG_SCALE = math.log(1000.0 / 16)  # keeps exp() finite for an untraine
 
 
 def anchors(height, width, config: NetworkConfig):
-    """Return the anchors of every pyramid level, level by level, row by row (Ren et al. 2015, section 3.1.1).
+    """Return the anchors of every level that has some, level by level, row by row (Ren et al. 2015, section 3.1.1).
 
     Parameters
     ----------
     height, width : int or int tensor
         Size of the network's input in pixels.
     config : NetworkConfig
-        Its ``anchor_scales`` (one a level), ``anchor_ratios`` (width over height), ``strides`` and ``geometry``
-        are used.
+        Its ``anchor_scales`` (one a level), ``anchor_ratios`` (width over height), ``anchor_strides`` and
+        ``geometry`` are used.
 
     Returns
     -------
@@ -52,8 +52,8 @@ def anchors_at(index, height, width, config: NetworkConfig):
     # One anchor of each ratio in each place of the level, which stands for stride x stride pixels.
     local, ratios = index - tf.gather(starts, level), len(config.anchor_ratios)
     place, ratio = local // ratios, local % ratios
-    columns = tf.gather(tf.stack([-(-width // stride) for stride in config.strides]), level)
-    stride = tf.gather(tf.constant(config.strides, tf.float32), level)[:, None]
+    columns = tf.gather(tf.stack([-(-width // stride) for stride in config.anchor_strides]), level)
+    stride = tf.gather(tf.constant(config.anchor_strides, tf.float32), level)[:, None]
     grid = tf.cast(tf.stack([place // columns, place % columns], -1), tf.float32)
     centres = (grid + layout.place) * stride  # [n, 2]
     scale = tf.gather(tf.constant(config.anchor_scales, tf.float32), level)
@@ -64,7 +64,8 @@ def anchors_at(index, height, width, config: NetworkConfig):
 
 def _level_starts(height, width, config: NetworkConfig):
     """Return the index of the first anchor of each level, and after the last one the number of all, [levels + 1]."""
-    counts = [-(-height // stride) * -(-width // stride) * len(config.anchor_ratios) for stride in config.strides]
+    places = [-(-height // stride) * -(-width // stride) for stride in config.anchor_strides]
+    counts = [of_level * len(config.anchor_ratios) for of_level in places]
     return tf.cumsum(tf.stack([0, *counts]))
 
 

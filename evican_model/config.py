@@ -100,6 +100,7 @@ class NetworkConfig(_JsonConfig):
     views: int = 1
     # Proposals.
     strides: tuple[int, ...] = (4, 8, 16, 32, 64)  # of the pyramid's levels P2 to P6 (BACKBONE_STRIDES)
+    # One a level, of the coarsest levels: four of them, and nothing is proposed on P2, which has three places in four.
     anchor_scales: tuple[int, ...] = (16, 32, 64, 128, 256)  # not 32 and up: nuclei at 10x are that small
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     objectness_by_category: bool = True  # an image with one category outlined teaches nothing of the others
@@ -134,10 +135,10 @@ class NetworkConfig(_JsonConfig):
         for name, known in (("image_scale", ("cells", "square")), ("geometry", ("centres", "corners"))):
             if getattr(self, name) not in known:
                 raise EvicanError(f"{name} is {getattr(self, name)!r}; known are {list(known)}.")
-        if self.strides != (4, 8, 16, 32, 64) or len(self.anchor_scales) != len(self.strides):
+        if self.strides != (4, 8, 16, 32, 64) or len(self.anchor_scales) not in (4, 5):
             raise EvicanError(
                 f"strides are {list(self.strides)} and anchor_scales {list(self.anchor_scales)}; the backbones give "
-                "the strides 4, 8, 16, 32 and 64, and each level needs one anchor scale."
+                "the strides 4, 8, 16, 32 and 64, and each level needs one anchor scale (the first may have none)."
             )
         if self.views not in (1, 2, 4, 8):
             raise EvicanError(f"views is {self.views}; expected 1, 2, 4 or 8 ways to look at an image.")
@@ -146,6 +147,11 @@ class NetworkConfig(_JsonConfig):
                 f"pixel_mean is {list(self.pixel_mean)}, categories {list(self.categories)}; expected one or three "
                 "grey levels, and at least one category."
             )
+
+    @property
+    def anchor_strides(self) -> tuple[int, ...]:
+        """Strides of the levels that have anchors, finest first."""
+        return self.strides[-len(self.anchor_scales) :]
 
     @classmethod
     def for_preset(cls, name: str, **changes: Any) -> NetworkConfig:

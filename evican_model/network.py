@@ -186,7 +186,7 @@ class MaskRCNN(tf.Module):
         normalised = (images - tf.constant(self.config.pixel_mean)) / self.config.pixel_std
         colour = tf.repeat(normalised, 3 // len(self.config.pixel_mean), -1)
         pyramid = self.pyramid(folded(normalised) if folded else self.backbone(colour))
-        outputs = [self.rpn(level) for level in pyramid]
+        outputs = [self.rpn(level) for level in pyramid[-len(self.config.anchor_scales) :]]
         objectness, offsets = (tf.concat(part, 1) for part in zip(*outputs))
         return pyramid, objectness, offsets
 

@@ -105,6 +105,7 @@ def test_every_layer_of_a_backbone_is_in_one_stage(name):
     ("paper", {"geometry": "pixels"}, "geometry is 'pixels'"),
     ("paper", {"image_scale": "none"}, "image_scale is 'none'"),
     ("paper", {"strides": (8, 16, 32, 64, 128)}, "strides"),
+    ("fast", {"anchor_scales": (64, 128, 256)}, "anchor_scales"),
     ("fast", {"pixel_mean": (1.0, 2.0)}, "pixel_mean"),
     ("fast", {"views": 3}, "views is 3"),
 ])  # fmt: skip
