@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from evican_model.categories import CELL, NUCLEUS, kind_of
@@ -302,16 +302,48 @@ def _uneven_light(shape, rng):
 
 
 def _texture(shape, rng):
-    """Return noise of several grain sizes, some of them streaks, with standard deviation 1: no cell looks like it."""
-    field = np.zeros(shape, np.float32)
+    """Return what lies under and over cells: noise of several grain sizes, streaks, scratches; of standard deviation 1.
+
+    No cell looks like it. Streaks and scratches of one field run in about one direction, as those of a worn dish do.
+    """
+    field, angle = np.zeros(shape, np.float32), rng.uniform(0, 180)
     for grain in (1, 2, 5, 15, 50, 150):
         strength = rng.uniform(0, 1) ** 2
-        stretch = np.exp(rng.uniform(-1, 1)) if rng.random() < 0.3 else 1.0
-        small = [max(2, round(side / max(1.0, grain * s))) for side, s in zip(shape, (stretch, 1 / stretch))]
-        noise = rng.standard_normal(small, dtype=np.float32)
-        grown = np.asarray(Image.fromarray(noise).resize(shape[::-1], Image.BICUBIC))
+        stretch = np.exp(rng.uniform(0.3, 1.5)) if rng.random() < 0.3 else 1.0
+        grown = _grains(shape, grain, stretch, angle + rng.normal(0, 10), rng)
         field += np.float32(strength / (grown.std() + 1e-6)) * grown
+    field /= field.std() + np.float32(1e-6)
+    if rng.random() < 0.3:
+        field += np.float32(rng.uniform(1, 5)) * _scratches(shape, angle, rng)
     return field / (field.std() + np.float32(1e-6))
+
+
+def _grains(shape, grain, stretch, angle, rng):
+    """Return noise of one grain size in pixels; stretched, its grains are streaks that run at an angle in degrees."""
+    # A streaky field is cut from a turned one, whose diagonal is that of the field at least.
+    extent = shape if stretch == 1 else [round(float(np.hypot(*shape))) + 4] * 2
+    small = [max(2, round(side / max(1.0, grain * s))) for side, s in zip(extent, (1 / stretch, stretch))]
+    noise = Image.fromarray(rng.standard_normal(small, dtype=np.float32)).resize(extent[::-1], Image.BICUBIC)
+    if stretch == 1:
+        return np.asarray(noise)
+    turned = np.asarray(noise.rotate(angle, Image.BILINEAR))
+    top, left = ((whole - side) // 2 for whole, side in zip(extent, shape))
+    return turned[top : top + shape[0], left : left + shape[1]]
+
+
+def _scratches(shape, angle, rng):
+    """Return thin lines at about one angle in degrees, and specks, dark and bright, of amplitude about 1 on 0."""
+    drawn = Image.new("F", shape[::-1])
+    pen = ImageDraw.Draw(drawn)
+    for _ in range(rng.integers(2, 40)):
+        y, x = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
+        turn, reach = np.radians(-angle + rng.normal(0, 8)), 3 + rng.exponential(20)
+        dy, dx = reach * np.sin(turn), reach * np.cos(turn)
+        pen.line([x - dx, y - dy, x + dx, y + dy], float(rng.normal()), int(rng.integers(1, 3)))
+    for _ in range(rng.integers(0, 20)):
+        y, x, radius = rng.uniform(0, shape[0]), rng.uniform(0, shape[1]), rng.uniform(0.5, 3)
+        pen.ellipse([x - radius, y - radius, x + radius, y + radius], float(rng.normal()))
+    return ndimage.gaussian_filter(np.asarray(drawn), rng.uniform(0.4, 1.2))
 
 
 def _jpeg(image, quality):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from evican_model.augment import blank_sample, make_sample, natural_scale, vary_light
+from evican_model.augment import _grains, _texture, blank_sample, make_sample, natural_scale, vary_light
 from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.copy_paste import paste_copies
 from evican_model.dataset import AnnotatedImage
@@ -219,3 +219,22 @@ def test_whole_images_are_scaled_into_the_square():
     item, _ = bright_discs([(40, 60)], 16)
     paper = NetworkConfig.for_preset("paper")
     assert natural_scale(item, paper) == pytest.approx(1024 / 260)
+
+
+@pytest.mark.parametrize("shape", [(128, 320), (320, 128)])
+def test_textures_of_every_shape_have_one_spread(shape):
+    for seed in range(12):  # streaks, and scratches, are in some of them
+        field = _texture(shape, np.random.default_rng(seed))
+        assert field.shape == shape and field.dtype == np.float32
+        assert np.isfinite(field).all() and abs(field.std() - 1) < 1e-3
+        np.testing.assert_array_equal(field, _texture(shape, np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize("angle", [0, 30, 90, 135])
+def test_streaks_run_at_their_angle(angle):
+    field = _grains((256, 256), 3, 4.0, angle, np.random.default_rng(1))
+    dy, dx = (ndimage.sobel(field, axis) for axis in (0, 1))
+    # The structure tensor: levels change least along the streaks. Angles are as of a mathematician, y upwards.
+    across = 0.5 * np.degrees(np.arctan2(2 * (-dy * dx).mean(), (dx * dx).mean() - (dy * dy).mean()))
+    off = (across + 90 - angle + 90) % 180 - 90
+    assert abs(off) < 10
