@@ -100,8 +100,9 @@ class NetworkConfig(_JsonConfig):
     views: int = 1
     # Proposals.
     strides: tuple[int, ...] = (4, 8, 16, 32, 64)  # of the pyramid's levels P2 to P6 (BACKBONE_STRIDES)
-    # One a level, of the coarsest levels: four of them, and nothing is proposed on P2, which has three places in four.
-    anchor_scales: tuple[int, ...] = (16, 32, 64, 128, 256)  # not 32 and up: nuclei at 10x are that small
+    # One a level, of the coarsest levels. With a fifth, of 16 pixels on P2, three quarters of all anchors would be for
+    # objects that the scaling to typical sizes leaves few of (benchmarks/ablation.md, scale_range.md).
+    anchor_scales: tuple[int, ...] = (32, 64, 128, 256)
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     objectness_by_category: bool = True  # an image with one category outlined teaches nothing of the others
     rpn_box_std: tuple[float, ...] = (0.1, 0.1, 0.2, 0.2)
