@@ -13,6 +13,9 @@ __all__ = ["GREY", "choose_scale", "grey_levels", "normalise", "resize", "square
 GREY = 127.0  # what stands for "nothing": padding, and images without contrast
 _PERCENTILES = (0.1, 99.9)  # robust to a few dead or saturated pixels, as the training images were stretched
 _SAMPLE = 1_000_000  # pixels that are enough for a percentile
+# An image that is a little too long for one tile is shown that much smaller: nobody sees it in its objects, and four
+# tiles, of which most is overlap, take four times as long.
+_ROOM = 1.15
 
 
 def to_grey(image: np.ndarray) -> np.ndarray:
@@ -191,6 +194,9 @@ def choose_scale(levels: np.ndarray, detect_at, config: NetworkConfig):
     found = detect_at(levels, scale)
     for _ in range(config.further_looks):
         wanted = min(scale * _size_factor(found, scale, config), config.largest_scale)
+        one_tile = config.tile / max(levels.shape)
+        if one_tile < wanted <= one_tile * _ROOM:
+            wanted = one_tile
         if 1 / config.scale_tolerance <= wanted / scale <= config.scale_tolerance:
             break
         scale = wanted

@@ -13,8 +13,9 @@ import pytest
 
 import evican_model
 from evican_model.errors import EvicanError, ImageError, WeightsError
+from evican_model.instances import Instances
 from evican_model.model import Model
-from evican_model.scaling import GREY, normalise, resize, to_grey
+from evican_model.scaling import GREY, choose_scale, normalise, resize, to_grey
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +227,18 @@ def test_levels_are_stretched_between_numpys_percentiles(levels, dtype):
         grey = rng.integers(0, levels, size).astype(dtype)
         counted, sorted_ = normalise(grey), normalise(grey.astype(np.float64))  # floats go through numpy.percentile
         np.testing.assert_allclose(counted, sorted_, atol=1e-3)
+
+
+@pytest.mark.parametrize("side, expected", [(50, 1.0), (55, 1.0), (40, 1.418), (65, 0.873)])
+def test_an_image_a_little_too_long_for_a_tile_is_shown_smaller(model, side, expected):
+    """Of 1024 pixels, as a tile: at 1.13 and 1.03 it would be a little longer, at 1.42 far longer, at 0.87 shorter."""
+
+    def detect_at(levels, scale):  # one square cell, wherever we look
+        crop = np.ones((side, side), bool)
+        return Instances(levels.shape, model.config.categories, [1], [0.9], [[0, 0, side, side]], [crop])
+
+    scale, _ = choose_scale(np.zeros((700, 1024), np.float32), detect_at, model.config)
+    assert scale == pytest.approx(expected, abs=1e-3)
 
 
 def test_normalise_ignores_a_few_hot_pixels():
