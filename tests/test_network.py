@@ -225,13 +225,13 @@ def test_weights_written_in_one_keras_detect_alike_in_the_other(tmp_path, preset
 @pytest.mark.long
 def test_one_image_is_learnt_by_heart():
     """With new heads on the trained backbone, a few hundred steps on one image bring its mask AP50 to 0.95."""
-    tf.random.set_seed(0)
+    tf.keras.utils.set_random_seed(0)
     trained = evican_model.load_model()
     network = MaskRCNN(trained.config)
     for name, variable in network.named_variables().items():
         if not name.startswith(("class_", "box_", "mask_", "rpn_")):
             variable.assign(trained.network.named_variables()[name])
-    batch = batch_of("46_HT1080", 320)
+    batch = batch_of("46_HT1080", 448)  # of fewer pixels, its nuclei would be far smaller than any anchor
     variables = [v for part in network.parts[1:] for v in part.trainable_variables]
     optimizer = tf.keras.optimizers.Adam(1e-3)
     optimizer.build(variables)
