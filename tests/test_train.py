@@ -137,7 +137,7 @@ def test_two_devices_give_the_losses_of_one(straight, tmp_path):
 
 @pytest.mark.long
 def test_a_short_training_learns_what_nuclei_look_like(tmp_path):
-    """New heads on the bundled backbone: AP on images that are not trained on rises from nothing within a minute."""
+    """New heads on the bundled backbone: AP on other images rises, from what 6 steps give to that of 60."""
     harder = ("warp", "invert", "illumination", "defocus", "texture", "jpeg", "noise", "halo")
     plain = [f"--no-{name}" for name in harder]
     arguments = ["--dataset", NUCLEI / "train.json", "--images", NUCLEI, "--validation", NUCLEI / "val.json"]
@@ -147,7 +147,7 @@ def test_a_short_training_learns_what_nuclei_look_like(tmp_path):
     done = subprocess.run(command(*arguments, *plain), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     ap50 = [float(row["AP50"]) for row in table(tmp_path / "run" / "validation.csv")]
-    assert len(ap50) == 10 and ap50[0] < 0.2 and max(ap50) > 0.4, ap50
+    assert len(ap50) == 10 and ap50[0] < 0.3 and max(ap50) > 0.4, ap50
     best = weights.check(tmp_path / "run" / "best.h5")
     assert best.config.categories == ("Nucleus",)
     assert best.training["validation"]["images"] == 4 and best.training["validation"]["AP"] > 0
