@@ -23,6 +23,8 @@ _LITE_SIZES = {
     "efficientnet_lite1": ((1, 3, 3, 4, 4, 5, 1), (16, 24, 40, 80, 112, 192, 320)),
     "efficientnet_lite2": ((1, 3, 3, 4, 4, 5, 1), (16, 24, 48, 88, 120, 208, 352)),
 }
+# The widest map by far, 100 MB for 1024 x 1024 pixels, is the inside of this block; for detection it is made in strips.
+_WIDEST, _STRIPS = "b1", 4
 _LITE_NORMS = {"conv": "bn", "expand": "bn0", "dw": "bn1", "project": "bn2"}
 
 # ResNet (He et al. 2016, table 1): blocks in the stages conv2_x to conv5_x
@@ -179,10 +181,47 @@ def _lite(image, repeats: tuple[int, ...], channels_out: tuple[int, ...], folded
 def _inverted_residual(x, name, kernel, stride, expansion, channels, filters, folded):
     if expansion != 1:
         expand = layers.Conv2D(channels * expansion, 1, use_bias=folded, name=f"{name}_expand")
-        x = layers.ReLU(6.0, name=f"{name}_relu0")(_convolve(x, expand, folded))
+        relu0 = layers.ReLU(6.0, name=f"{name}_relu0")
     depthwise = layers.DepthwiseConv2D(kernel, stride, "same", use_bias=folded, name=f"{name}_dw")
-    x = layers.ReLU(6.0, name=f"{name}_relu1")(_convolve(x, depthwise, folded))
-    return _convolve(x, layers.Conv2D(filters, 1, use_bias=folded, name=f"{name}_project"), folded)
+    relu1 = layers.ReLU(6.0, name=f"{name}_relu1")
+    project = layers.Conv2D(filters, 1, use_bias=folded, name=f"{name}_project")
+
+    def block(x):
+        if expansion != 1:
+            x = relu0(_convolve(x, expand, folded))
+        return _convolve(relu1(_convolve(x, depthwise, folded)), project, folded)
+
+    return _in_strips(block, x, name) if folded and name == _WIDEST else block(x)
+
+
+def _in_strips(block, x, name):
+    """Call a block of kernel 3 and stride 2 on a quarter of the rows at a time: the same result in less memory."""
+    strips: list = []
+    for part in range(_STRIPS):
+        last = part == _STRIPS - 1
+        y = block(_Strip(part, name=f"{name}_strip{part}")([x, *strips[-1:]]))
+        # Two rows more than it needs, for the kernel to reach into, have made one more.
+        strips.append(y if last else layers.Cropping2D(((0, 1), (0, 0)), name=f"{name}_crop{part}")(y))
+    return layers.Concatenate(1, name=f"{name}_strips")(strips)
+
+
+class _Strip(tf.keras.layers.Layer):
+    """A strip of rows of a map, and the two after it; taken only when the strip before is done, if one is given.
+
+    A map of stride 2 begins with an even number of rows here, so padding is below and at the right alone, and the first
+    row of a strip needs none of the strip before.
+    """
+
+    def __init__(self, part: int, **kwargs):
+        super().__init__(**kwargs)
+        self.part = part
+
+    def call(self, inputs):
+        x, *before = inputs
+        rows = tf.shape(x)[1] // _STRIPS // 2 * 2
+        begin = self.part * rows
+        with tf.control_dependencies(before):
+            return x[:, begin:] if self.part == _STRIPS - 1 else x[:, begin : begin + rows + 2]
 
 
 def _resnet(image, blocks: tuple[int, ...], folded: bool) -> list:

@@ -100,6 +100,17 @@ def test_every_layer_of_a_backbone_is_in_one_stage(name):
         backbones.frozen_layers(name, "6+")
 
 
+@pytest.mark.parametrize("height, width", [(64, 64), (64, 192), (320, 128)])
+def test_the_backbone_for_detection_gives_the_same_features(height, width):
+    """It has no batch norms, sees grey, and makes its widest map in strips of rows: each row is to come out alike."""
+    network = evican_model.load_model().network
+    image = np.random.default_rng(0).normal(size=(1, height, width, 1)).astype("float32")
+    outputs = zip(network.backbone(np.repeat(image, 3, -1)), tf.function(network.folded)(image))
+    for stride, (expected, features) in zip((4, 8, 16, 32), outputs):
+        assert features.shape == expected.shape == (1, height // stride, width // stride, features.shape[-1])
+        np.testing.assert_allclose(features, expected, atol=1e-3 * float(np.abs(expected).max()))
+
+
 @pytest.mark.parametrize("name, values, message", [
     ("resnet18", {}, "no preset 'resnet18'"),
     ("paper", {"geometry": "pixels"}, "geometry is 'pixels'"),
