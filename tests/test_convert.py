@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 
 import numpy as np
@@ -33,28 +34,38 @@ def test_half_precision_gives_the_same_cells(tmp_path, plate_image):
     assert ((a > 0) == (b > 0)).mean() > 0.999
 
 
-def test_weights_are_averaged_with_those_they_began_from(tmp_path, capsys):
+def test_weights_of_the_same_descent_are_averaged(tmp_path, capsys):
     source = weights.check("bundled")
     tensors = {"stem_conv/kernel": 1.0, "box_fc1/bias": -3.0}
+    shapes = {n: tuple(v.shape) for n, v in evican_model.load_model().network.named_variables().items()}
+    values = weights.read_tensors(source.path, shapes)
 
-    def written(name, change, training):
-        shapes = {n: tuple(v.shape) for n, v in evican_model.load_model().network.named_variables().items()}
-        values = {n: v + change * tensors.get(n, 0) for n, v in weights.read_tensors(source.path, shapes).items()}
-        weights.write(tmp_path / name, values, source.config, training)
-        return weights.check(tmp_path / name), shapes
+    def written(name, change, images, start=None):
+        training = {"datasets": [{"sha256": images}]}
+        if start:
+            training["start"] = {"sha256": start.sha256, "training": start.training}
+        changed = {n: v + change * tensors.get(n, 0) for n, v in values.items()}
+        weights.write(tmp_path / name, changed, source.config, training)
+        return weights.check(tmp_path / name)
 
-    start, shapes = written("start.h5", 0.0, {"step": 1})
-    end, _ = written("end.h5", 2.0, {"step": 2, "start": {"sha256": start.sha256, "training": start.training}})
-    mean = tmp_path / "mean.h5"
-    assert main([str(end.path), "--mean-with", str(start.path), "--output", str(mean)]) == 0
-    before, after = (weights.read_tensors(path, shapes) for path in (start.path, mean))
-    for name in shapes:  # halfway between the two
-        np.testing.assert_allclose(after[name], before[name] + tensors.get(name, 0), atol=1e-6)
-    record = weights.check(mean).training
-    assert record["mean_with"] == [{"weights": "start.h5", "sha256": start.sha256}] and record["step"] == 2
+    start = written("start.h5", 0.0, ["a", "b"])
+    one, other = written("one.h5", 2.0, ["a", "c"], start), written("other.h5", 6.0, ["c", "d"], start)
+    stranger = written("stranger.h5", 1.0, ["e"])
+    for first, second, change in ((one, start, 1.0), (one, other, 4.0), (other, one, 4.0), (start, one, 1.0)):
+        output = tmp_path / "mean.h5"
+        assert main([str(first.path), "--mean-with", str(second.path), "--output", str(output)]) == 0
+        mean = weights.read_tensors(output, shapes)
+        for name in shapes:
+            np.testing.assert_allclose(mean[name], values[name] + change * tensors.get(name, 0), atol=1e-5)
+        record = weights.check(output).training
+        assert [part["sha256"] for part in record["mean_with"]] == [second.sha256]
+        seen = weights.images_behind(first.training) | weights.images_behind(second.training)
+        assert weights.images_behind(record) == seen
+        text = json.dumps(record)  # each image stands there once, however many stages and parts saw it
+        assert all(text.count(f'"{image}"') == 1 for image in seen)
     capsys.readouterr()
-    for source, other in ((str(start.path), str(end.path)), ("efficientnet-lite0", "bundled")):
-        assert main([source, "--mean-with", other, "--output", str(tmp_path / "no.h5")]) == 2
+    for first, second in ((one.path, stranger.path), ("efficientnet-lite0", "bundled")):
+        assert main([str(first), "--mean-with", str(second), "--output", str(tmp_path / "no.h5")]) == 2
         assert "--mean-with" in capsys.readouterr().err and not (tmp_path / "no.h5").exists()
 
 

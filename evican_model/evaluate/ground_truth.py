@@ -15,7 +15,7 @@ from evican_model.dataset import AnnotatedImage, category_name
 from evican_model.errors import DatasetError
 from evican_model.instances import Instances
 from evican_model.runs import read_outlines
-from evican_model.weights import sha256_of
+from evican_model.weights import images_behind, sha256_of
 
 __all__ = ["DIFFICULTIES", "Scene", "SceneSet", "read_scenes", "split_trained", "trained_on"]
 
@@ -127,11 +127,8 @@ def read_scenes(
 
 
 def trained_on(items: Iterable[AnnotatedImage], record: dict) -> list[AnnotatedImage]:
-    """Return the images whose SHA-256 stands in a training record."""
-    seen: set[str] = set()
-    while record:  # weights that were trained further have also seen what the weights before them have
-        seen.update(digest for dataset in record.get("datasets", []) for digest in dataset.get("sha256", []))
-        record = record.get("start", {}).get("training", {})
+    """Return the images whose SHA-256 stands in a training record, or in one behind it."""
+    seen = images_behind(record)
     return [item for item in items if item.sha256 in seen]
 
 
