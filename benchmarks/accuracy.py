@@ -1,10 +1,11 @@
 """Accuracy of weights on annotated sets, as a table.
 
-    python benchmarks/accuracy.py NAME=annotations.json:images ... [--weights W] [--blank N]
+    python benchmarks/accuracy.py NAME=annotations.json:images ... [--weights W] [--blank N] [--trained [--every N]]
 
 Masks, at most 1000 detections an image, object scale automatic, 95 % intervals over images; docs/evaluation.md says
-what the figures are. Images that the weights were trained on are left out. `--blank N` counts what is found, at the
-working confidence, in N synthetic empty fields.
+what the figures are. Images that the weights were trained on are left out; with `--trained`, only those are judged, to
+tell what the weights have not learnt from what they do not carry over to other images. `--blank N` counts what is
+found, at the working confidence, in N synthetic empty fields.
 """
 
 from __future__ import annotations
@@ -34,22 +35,29 @@ def main() -> None:
     parser.add_argument("sets", nargs="+", metavar="NAME=JSON:IMAGES")
     parser.add_argument("--weights", default="bundled")
     parser.add_argument("--blank", type=int, default=0, metavar="N")
+    parser.add_argument("--trained", action="store_true", help="judge the images of the training, no others")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="judge every Nth image")
     options = parser.parse_args()
     model = evican_model.load_model(options.weights)
     names = " ".join(one.split("=")[0] for one in options.sets)
-    print("# Accuracy of the bundled weights on images they were not trained on\n")
+    flags = " --trained" * options.trained + f" --every {options.every}" * (options.every > 1)
+    seen = "" if options.trained else "not "
+    print(f"# Accuracy of the bundled weights on images they were {seen}trained on\n")
     print(
-        f"`python benchmarks/accuracy.py` on {names}; commit {_where.commit()}, weights {options.weights}, SHA-256 "
-        f"{model.info.sha256[:12]}. Masks, all images pooled, at most 1000 detections an image, automatic scale; F1 "
-        f"and PQ at IoU 0.5 and the working confidence of {model.config.confidence}; 95 % intervals over images.\n"
+        f"`python benchmarks/accuracy.py{flags}` on {names}; commit {_where.commit()}, weights {options.weights}, "
+        f"SHA-256 {model.info.sha256[:12]}. Masks, all images pooled, at most 1000 detections an image, automatic "
+        f"scale; F1 and PQ at IoU 0.5 and the working confidence of {model.config.confidence}; 95 % "
+        "intervals over images.\n"
     )
     print("| set | images (left out) | category | objects | " + " | ".join(COLUMNS.values()) + " |")
     print("| --- " * (4 + len(COLUMNS)) + "|")
     for one in options.sets:
         name, _, place = one.partition("=")
         scenes = read_scenes(*place.split(":"), name=name)
-        new, known = split_trained(scenes.scenes, [model.info.training])
-        scenes = replace(scenes, scenes=tuple(new))
+        judged_scenes, others = split_trained(scenes.scenes, [model.info.training])
+        if options.trained:
+            judged_scenes, others = others, judged_scenes
+        scenes = replace(scenes, scenes=tuple(judged_scenes[:: options.every]))
         confidence = dict.fromkeys(scenes.categories, model.config.confidence)
         tool = Tool(options.weights, "", confidence, (detect_all(model, scenes, options.weights),))
         (judged,) = evaluate([scenes], [tool], Settings((1000,)))
@@ -60,7 +68,7 @@ def main() -> None:
                 cells = [interval(judged.figures[category, key]) for key in COLUMNS]
                 shown = " | ".join(f"{c.value:.3f} ({c.low:.2f} to {c.high:.2f})" for c in cells)
                 print(
-                    f"| {name} | {len(tallies)} ({len(known)}) | {category} | {objects} | {shown} |",
+                    f"| {name} | {len(tallies)} ({len(others)}) | {category} | {objects} | {shown} |",
                     flush=True,
                 )
     if options.blank:
