@@ -9,7 +9,7 @@ from typing import Any
 
 from evican_model.errors import EvicanError
 
-__all__ = ["PAPER_TRAINING", "PRESETS", "NetworkConfig", "TrainConfig"]
+__all__ = ["PAPER_TRAINING", "PRESETS", "TRAINING_BEFORE", "NetworkConfig", "TrainConfig"]
 
 
 @dataclass(frozen=True)
@@ -256,6 +256,7 @@ class TrainConfig(_JsonConfig):
     warp: bool = True  # half of the windows by any angle, and stretched
     contrast: bool = True
     invert: bool = True
+    relief: bool = True  # of some windows, lit from one side as in differential interference contrast
     halo: bool = True
     illumination: bool = True
     defocus: bool = True
@@ -290,6 +291,9 @@ _CHOICES = {
     "unlabelled": ("ignore", "blur", "background"),
 }
 
+# What runs did that began before a setting existed, and that their record therefore leaves out.
+TRAINING_BEFORE: dict[str, Any] = {"relief": False}
+
 # What the paper's training fixes (section 2.3, and the released code where the text is silent).
 PAPER_TRAINING: dict[str, Any] = {
     "schedule": "paper",
@@ -317,8 +321,8 @@ PAPER_TRAINING: dict[str, Any] = {
     "blank_share": 0.0,
     "scale_low": 1.0,
     "scale_high": 1.0,
-    **{name: False for name in ("turn", "warp", "contrast", "invert", "halo", "illumination", "defocus", "noise",
-                                "texture", "jpeg", "copy_paste")},
+    **{name: False for name in ("turn", "warp", "contrast", "invert", "relief", "halo", "illumination", "defocus",
+                                "noise", "texture", "jpeg", "copy_paste")},
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from evican_model import run_folder, weights
-from evican_model.config import PAPER_TRAINING, PRESETS, NetworkConfig, TrainConfig
+from evican_model.config import PAPER_TRAINING, PRESETS, TRAINING_BEFORE, NetworkConfig, TrainConfig
 from evican_model.dataset import AnnotatedImage
 from evican_model.errors import DatasetError, EvicanError
 from evican_model.run_folder import RUN, Source
@@ -107,7 +107,7 @@ def _folder_and_settings(options) -> tuple[Path, TrainConfig]:
         run = run_folder.read_run(output)
         for key, value in run["options"].items():
             setattr(options, key, value)
-        training = TrainConfig.from_dict(run["training"], output / RUN)
+        training = TrainConfig.from_dict({**TRAINING_BEFORE, **run["training"]}, output / RUN)
         changed = [name for name in _field_names() if getattr(options, name) is not None]
         if changed:
             raise EvicanError(f"--resume goes on with the settings of the run; leave out {_flags(changed)}.")

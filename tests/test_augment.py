@@ -21,6 +21,7 @@ PLAIN = TrainConfig(
     instances=10,
     contrast=False,
     invert=False,
+    relief=False,
     illumination=False,
     defocus=False,
     noise=False,
@@ -202,7 +203,7 @@ def test_copies_are_made_at_all_and_never_more_than_there_is_room_for():
 
 
 @pytest.mark.parametrize(
-    "name", ["contrast", "invert", "halo", "illumination", "defocus", "noise", "texture", "jpeg"]
+    "name", ["contrast", "invert", "relief", "halo", "illumination", "defocus", "noise", "texture", "jpeg"]
 )
 def test_each_variation_of_light_can_be_switched_by_itself(name):
     image = np.random.default_rng(0).uniform(60, 190, (64, 64)).astype(np.float32)

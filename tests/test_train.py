@@ -138,7 +138,7 @@ def test_two_devices_give_the_losses_of_one(straight, tmp_path):
 @pytest.mark.long
 def test_a_short_training_learns_what_nuclei_look_like(tmp_path):
     """New heads on the bundled backbone: AP on other images rises, from what 6 steps give to that of 60."""
-    harder = ("warp", "invert", "illumination", "defocus", "texture", "jpeg", "noise", "halo")
+    harder = ("warp", "invert", "relief", "illumination", "defocus", "texture", "jpeg", "noise", "halo")
     plain = [f"--no-{name}" for name in harder]
     arguments = ["--dataset", NUCLEI / "train.json", "--images", NUCLEI, "--validation", NUCLEI / "val.json"]
     arguments += ["--validation-images", NUCLEI, "--output", tmp_path / "run", "--new-heads", "--crop", "192"]
