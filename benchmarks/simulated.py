@@ -38,7 +38,7 @@ def main() -> None:
     )
     print("| modality | style | cells | AP50 | AP75 | nuclei | AP50 | AP75 | CPU s |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for modality in ("phase", "brightfield"):
+    for modality in ("phase", "brightfield", "dic"):
         for style in STYLES:
             pairs, seconds = [], 0.0
             for seed in range(options.fields):

@@ -27,9 +27,9 @@ def tile(modality: str, style: str, seed: int) -> np.ndarray:
 
 
 def main() -> None:
-    """Write the picture beside this file: phase contrast above, brightfield below."""
+    """Write the picture beside this file: phase contrast, brightfield, DIC, from the top."""
     rows = []
-    for modality, first in (("phase", 40), ("brightfield", 50)):
+    for modality, first in (("phase", 40), ("brightfield", 50), ("dic", 60)):
         rows.append(np.hstack([tile(modality, style, first + i) for i, style in enumerate(STYLES)]))
     sheet = np.vstack(rows)[:-GAP, :-GAP]
     Image.fromarray(sheet).quantize(128, dither=Image.Dither.NONE).save(

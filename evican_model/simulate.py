@@ -2,7 +2,7 @@
 
 ``python -m evican_model.simulate --output DIR --images N`` writes PNG files and one COCO file that
 `evican_model.dataset` reads. Cells are grown as maps of the light's delay (`evican_model.specimen`) and imaged by a
-phase-contrast or a brightfield microscope (`evican_model.optics`). The images are free for any use (CC0 1.0).
+phase-contrast, brightfield or DIC microscope (`evican_model.optics`). The images are free for any use (CC0 1.0).
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from scipy import fft, ndimage
 from evican_model.dish import add_debris, photograph, surface, veil
 from evican_model.errors import EvicanError
 from evican_model.instances import Instances
-from evican_model.optics import Microscope, form_image
+from evican_model.optics import WAVELENGTH, Microscope, form_image
 from evican_model.specimen import STYLES, Specimen, grow_specimen
 
 __all__ = ["MODALITIES", "SimulatedField", "main", "simulate_field", "write_dataset"]
 
-MODALITIES = ("phase", "brightfield", "mixed")
+MODALITIES = ("phase", "brightfield", "dic", "mixed")
+_IN_COCO = {"phase": "PhC", "brightfield": "BF", "dic": "DIC"}
 CATEGORIES = ("Cell", "Nucleus")
 _ANNOTATIONS = "simulated.json"
 _SMALLEST_SIDE, _LARGEST_SIDE = 64, 4096
@@ -43,7 +44,7 @@ class SimulatedField:
     truth : Instances
         Cells and nuclei; cells do not overlap, and each nucleus lies in one cell.
     modality : str
-        ``phase`` or ``brightfield``.
+        ``phase``, ``brightfield`` or ``dic``.
     style : str
         One of `evican_model.specimen.STYLES`, or ``blank``.
     pixel : float
@@ -75,7 +76,8 @@ def simulate_field(
     size : int
         Width and height in pixels, 64 to 4096.
     modality : str
-        ``phase`` contrast, ``brightfield``, or ``mixed``: either, by chance.
+        ``phase`` contrast, ``brightfield``, ``dic`` (differential interference contrast), or ``mixed``: one of the
+        first two, by chance.
     cell_diameter : (float, float)
         Least and largest diameter of a typical cell, in pixels; one is drawn for the field.
     style : str, optional
@@ -145,6 +147,13 @@ def _microscope(rng, pixel: float, modality: str) -> Microscope:
         return Microscope(
             pixel, aperture, (middle - half, middle + half), defocus=float(rng.normal(0, 0.5) * depth),
             ring=(float(rng.uniform(0.3, 0.6)), advance), ring_margin=float(rng.uniform(0.01, 0.06)),
+        )  # fmt: skip
+    if modality == "dic":
+        shear, angle = float(rng.uniform(0.5, 1.1) * WAVELENGTH / (2 * aperture)), rng.uniform(0, 2 * np.pi)
+        return Microscope(
+            pixel, aperture, (0.0, float(rng.uniform(0.4, 0.8))), defocus=float(rng.normal(0, 0.3) * depth),
+            shear=(shear * float(np.sin(angle)), shear * float(np.cos(angle))),
+            bias=float(rng.uniform(0.25, 0.7) * np.pi),
         )  # fmt: skip
     # In focus a transparent cell is invisible: whoever takes brightfield pictures looks a little past it.
     defocus = float(rng.choice([-1, 1]) * rng.uniform(0.4, 2.2) * depth)
@@ -245,7 +254,7 @@ def write_dataset(
         Image.fromarray(field.image).save(folder / "images" / name)
         images.append({
             "id": number, "file_name": name, "height": size, "width": size, "license": 1,
-            "modality": {"phase": "PhC", "brightfield": "BF"}[field.modality], "style": field.style,
+            "modality": _IN_COCO[field.modality], "style": field.style,
             "micrometres_a_pixel": round(field.pixel, 4), "annotated_classes": list(CATEGORIES), "dense": True,
         })  # fmt: skip
         areas = field.truth.areas().tolist()
@@ -288,7 +297,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", required=True, metavar="DIR", help="folder for simulated.json and images/")
     add("--images", type=int, required=True, metavar="N", help="how many fields")
     add("--size", type=int, default=512, metavar="PX", help="of the square fields (default: %(default)s)")
-    add("--modality", default="mixed", choices=MODALITIES, help="default: %(default)s, either by chance")
+    add("--modality", default="mixed", choices=MODALITIES,
+        help="default: %(default)s, phase or brightfield by chance")  # fmt: skip
     add("--seed", type=int, default=0, help="the same seed gives the same fields (default: %(default)s)")
     add("--blank", type=float, default=0.0, metavar="SHARE", help="of fields without cells (default: none)")
     add("--cell-diameter", type=float, nargs=2, default=[32.0, 120.0], metavar="PX",

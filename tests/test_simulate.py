@@ -105,6 +105,41 @@ def test_oblique_light_makes_a_relief_that_stays_in_place():
     assert abs(moved) < 2.5  # pixels; left to itself the light would carry the image 5.4 away
 
 
+@pytest.mark.parametrize("angle", [0, 60, 200])
+def test_dic_shows_the_slope_along_its_shear(angle):
+    """A flat-topped mound: bright on the side that rises along the shear, dark on the other, flat ground as it was."""
+    y, x = np.mgrid[-100:100, -100:100]
+    mound = np.exp(-(((y**2 + x**2) / 900) ** 2))
+    direction = np.sin(np.radians(angle)), np.cos(np.radians(angle))
+    shear = tuple(0.4 * share for share in direction)
+    image = form_image(np.exp(0.8j * mound), Microscope(0.4, 0.5, (0, 0.6), shear=shear, bias=np.pi / 2))
+    slope = direction[0] * np.gradient(mound, axis=0) + direction[1] * np.gradient(mound, axis=1)
+    assert np.corrcoef((image - 1).ravel(), slope.ravel())[0, 1] > 0.95
+    assert abs(image[np.hypot(y, x) > 80] - 1).max() < 0.02
+    # Across its shear it sees nothing.
+    across = np.abs(y * direction[1] - x * direction[0]) > np.abs(y * direction[0] + x * direction[1]) * 5
+    assert np.abs(image - 1)[across].max() < 0.35 * np.abs(image - 1).max()
+    with pytest.raises(EvicanError, match="bias is 0; it must be above 0"):
+        Microscope(0.4, 0.5, (0, 0.6), shear=shear, bias=0)
+
+
+def test_simulated_dic_fields_are_lit_from_one_side():
+    """The slopes of grey levels differ in sign on opposite rims of cells, along one direction for all cells."""
+    sided = 0
+    for seed in range(4):
+        field = simulate_field(seed, size=320, modality="dic", style="round", cell_diameter=(50, 50))
+        assert field.modality == "dic"
+        pulls = []
+        for mask in field.truth.of("Cell").masks():
+            rows, columns = np.nonzero(mask)
+            bright = field.image[mask].astype(float)
+            bright -= bright.mean()
+            pull = np.array([(bright * (rows - rows.mean())).mean(), (bright * (columns - columns.mean())).mean()])
+            pulls.append(pull / np.hypot(*pull))
+        sided += np.hypot(*np.mean(pulls, 0)) > 0.5  # of unit vectors in any direction it would be near 0
+    assert sided >= 3
+
+
 def test_simulated_phase_images_have_bright_halos_around_cells():
     brighter = 0
     for seed in range(6):
@@ -167,8 +202,8 @@ def test_a_dataset_is_not_overwritten(tmp_path):
 
 
 def test_unknown_modality_and_style_are_named():
-    with pytest.raises(EvicanError, match="modality is 'DIC'; expected one of phase"):
-        simulate_field(0, modality="DIC")
+    with pytest.raises(EvicanError, match="modality is 'darkfield'; expected one of phase"):
+        simulate_field(0, modality="darkfield")
     with pytest.raises(EvicanError, match="style is 'yeast'; expected one of epithelial"):
         simulate_field(0, style="yeast")
 
