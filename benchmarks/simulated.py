@@ -1,8 +1,9 @@
-"""What weights that never saw a synthetic image find in simulated fields, as a table.
+"""What weights find in simulated fields that no training used, as a table.
 
     python benchmarks/simulated.py [--fields N] [--blank N] [--weights W] > benchmarks/simulated.md
 
-Average precision says how far simulated cells are taken for cells; blank fields, how often dirt and texture are.
+Average precision says how far simulated cells are taken for cells; blank fields, how often dirt and texture are. The
+fields are of other seeds than those that the bundled weights were trained on.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--weights", default="bundled")
     options = parser.parse_args()
     model = evican_model.load_model(options.weights)
-    print("# Simulated fields under the eyes of a model that has never seen one\n")
+    print("# Simulated fields that no training used\n")
     print(
         f"`python benchmarks/simulated.py --fields {options.fields} --blank {options.blank}`; commit "
         f"{_where.commit()}, weights {options.weights}, SHA-256 {model.info.sha256[:12]}. Fields of 512 x 512 "
