@@ -217,7 +217,7 @@ def test_light_that_misses_the_objective_is_refused():
 
 @pytest.mark.long
 def test_the_bundled_model_takes_simulated_cells_for_cells():
-    """Weights that have never seen a synthetic image find most cells in them (AP50 0.77): they are like real ones."""
+    """The bundled weights find most cells in simulated fields that they were not trained on."""
     model = evican_model.load_model()
     pairs = []
     for seed in range(6):
