@@ -30,7 +30,7 @@ What do I need as input?
 ^^^^^^^^^^^^^^^^^^^^^^^^
 
 One 2D grayscale image, brightfield or phase contrast. Differential interference
-contrast (DIC) works as well, but the bundled model has seen it in simulated images
+contrast (DIC) is taken as well, but the bundled model has seen it in simulated images
 only: look at the outlines before you trust them. The contrast is normalised inside
 the module, so **RescaleIntensity** is not needed, and 8-bit and 16-bit images give
 the same result. Run **ColorToGray** first on a color image.

@@ -20,7 +20,7 @@ from evican_model import run_folder, weights
 from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.dataset import read_dataset
 from evican_model.samples import SampleSource
-from evican_model.train import main
+from evican_model.train import _folder_and_settings, _parser, main
 from evican_model.trainer import Trainer
 from evican_model.validation import on_annotated
 
@@ -296,6 +296,14 @@ def test_a_run_is_not_resumed_on_other_images(tmp_path):
     run_folder.check_same_images(record, [items], tmp_path)
     with pytest.raises(evican_model.DatasetError, match="1 differ"):
         run_folder.check_same_images(record, [items[:1]], tmp_path)
+
+
+def test_a_run_from_before_a_setting_existed_goes_on_without_it(tmp_path):
+    settings = {key: value for key, value in TrainConfig().to_dict().items() if key != "relief"}
+    run = {"options": {}, "start": {}, "training": settings, "network": {}, "record": {}}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    _, training = _folder_and_settings(_parser().parse_args(["--resume", str(tmp_path)]))
+    assert not training.relief and training.invert
 
 
 def test_a_run_can_be_resumed_from_any_folder(monkeypatch):
