@@ -21,6 +21,7 @@ from scipy import fft, ndimage
 from evican_model.dish import add_debris, photograph, surface, veil
 from evican_model.errors import EvicanError
 from evican_model.instances import Instances
+from evican_model.litter import add_litter
 from evican_model.optics import WAVELENGTH, Microscope, form_image
 from evican_model.specimen import STYLES, Specimen, grow_specimen
 
@@ -32,6 +33,7 @@ CATEGORIES = ("Cell", "Nucleus")
 _ANNOTATIONS = "simulated.json"
 _SMALLEST_SIDE, _LARGEST_SIDE = 64, 4096
 _SLIVER = 12  # pixels of an object cut by the edge of the field below which it cannot be recognised
+_MOST_LITTER = 1000  # pieces for a million pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,7 @@ def simulate_field(
     cell_diameter: tuple[float, float] = (32.0, 120.0),
     style: str | None = None,
     blank: bool = False,
+    litter: float = 0.0,
 ) -> SimulatedField:
     """Make one field of view.
 
@@ -84,6 +87,8 @@ def simulate_field(
         How the culture grows, one of `evican_model.specimen.STYLES`; by chance if not given.
     blank : bool
         No cell: medium, dirt and light alone.
+    litter : float
+        Crystals, fibres, droplets and films (`evican_model.litter`) for a million pixels, 0 to 1000.
 
     Returns
     -------
@@ -100,7 +105,7 @@ def simulate_field(
     >>> field.image.shape, field.image.dtype
     ((128, 128), dtype('uint8'))
     """
-    _check(size, modality, cell_diameter, style)
+    _check(size, modality, cell_diameter, style, litter)
     rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
     if modality == "mixed":
         modality = MODALITIES[int(rng.integers(2))]
@@ -116,19 +121,20 @@ def simulate_field(
         style = style or str(rng.choice(list(STYLES)))
         confluence = float(rng.uniform(0.08, 0.6) if style != "epithelial" else rng.uniform(0.15, 1.0))
         specimen = grow_specimen(rng, side, pixel, diameter, style, confluence)
-    image = _expose(rng, specimen, modality)
+    image = _expose(rng, specimen, modality, litter)
     inner = (slice(margin, margin + size),) * 2
     picture = photograph(rng, np.ascontiguousarray(image[inner]))
     truth = _outlines(specimen.cells[inner], specimen.nuclei[inner])
     return SimulatedField(picture, truth, modality, style, pixel)
 
 
-def _expose(rng, specimen: Specimen, modality: str) -> np.ndarray:
+def _expose(rng, specimen: Specimen, modality: str, litter: float) -> np.ndarray:
     """Image a specimen on its dish by a microscope of the modality: intensity, float32 [side, side]."""
     side, pixel = specimen.phase.shape[0], specimen.pixel
     microscope = _microscope(rng, pixel, modality)
     wave = np.exp(1j * (specimen.phase + surface(rng, side, pixel))).astype(np.complex64)
     wave = add_debris(rng, wave, pixel, float(rng.choice([0, 30, 120, 400], p=[0.2, 0.4, 0.3, 0.1])))
+    wave = add_litter(rng, wave, pixel, litter)
     image = form_image(wave, microscope)
     if rng.random() < 0.25:
         away = float(rng.choice([-1, 1]) * rng.uniform(15, 80))
@@ -181,7 +187,7 @@ def _outlines(cells: np.ndarray, nuclei: np.ndarray) -> Instances:
                      np.array(boxes).reshape(-1, 4), tuple(crops))  # fmt: skip
 
 
-def _check(size, modality, cell_diameter, style) -> None:
+def _check(size, modality, cell_diameter, style, litter) -> None:
     if not _SMALLEST_SIDE <= size <= _LARGEST_SIDE:
         raise EvicanError(f"size is {size}; expected {_SMALLEST_SIDE} to {_LARGEST_SIDE} pixels.")
     if modality not in MODALITIES:
@@ -193,6 +199,8 @@ def _check(size, modality, cell_diameter, style) -> None:
         raise EvicanError(
             f"cell_diameter is {low:g} to {high:g}; expected two rising numbers from 12 to 400 pixels."
         )
+    if not 0 <= litter <= _MOST_LITTER:
+        raise EvicanError(f"litter is {litter:g}; expected 0 to {_MOST_LITTER} pieces for a million pixels.")
 
 
 def write_dataset(
@@ -205,6 +213,7 @@ def write_dataset(
     modality: str = "mixed",
     cell_diameter: tuple[float, float] = (32.0, 120.0),
     style: str | None = None,
+    litter: float = 0.0,
 ) -> Path:
     """Write fields as ``images/*.png`` and their outlines as one COCO file.
 
@@ -220,7 +229,7 @@ def write_dataset(
         0 or above.
     blank : float
         Share of the fields that are blank, 0 to 1, by chance.
-    size, modality, cell_diameter, style
+    size, modality, cell_diameter, style, litter
         As for `simulate_field`.
 
     Returns
@@ -235,7 +244,7 @@ def write_dataset(
     """
     from evican_model.predict import coco_results
 
-    _check(size, modality, cell_diameter, style)
+    _check(size, modality, cell_diameter, style, litter)
     if count < 1 or seed < 0 or not 0 <= blank <= 1:
         raise EvicanError(f"{count} images, seed {seed}, blank share {blank:g}; expected at least 1 image, a seed of 0 "
                           "or more, and a share from 0 to 1.")  # fmt: skip
@@ -249,7 +258,7 @@ def write_dataset(
     for number in range(1, count + 1):
         rng = np.random.default_rng([seed, number])
         field = simulate_field(rng, size=size, modality=modality, cell_diameter=cell_diameter, style=style,
-                               blank=bool(rng.random() < blank))  # fmt: skip
+                               blank=bool(rng.random() < blank), litter=litter)  # fmt: skip
         name = f"simulated_{seed}_{number:05d}.png"
         Image.fromarray(field.image).save(folder / "images" / name)
         images.append({
@@ -264,7 +273,7 @@ def write_dataset(
     content = {
         "info": {"description": "Synthetic unstained cells, evican_model.simulate", "licence": "CC0-1.0",
                  "settings": {"seed": seed, "blank": blank, "size": size, "modality": modality,
-                              "cell_diameter": list(cell_diameter), "style": style}},
+                              "cell_diameter": list(cell_diameter), "style": style, "litter": litter}},
         "licenses": [{"id": 1, "name": "CC0-1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
         "images": images,
         "annotations": annotations,
@@ -281,6 +290,7 @@ def main(arguments: list[str] | None = None) -> int:
         target = write_dataset(
             options.output, options.images, seed=options.seed, blank=options.blank, size=options.size,
             modality=options.modality, cell_diameter=tuple(options.cell_diameter), style=options.style,
+            litter=options.litter,
         )  # fmt: skip
     except (EvicanError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -303,6 +313,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--blank", type=float, default=0.0, metavar="SHARE", help="of fields without cells (default: none)")
     add("--cell-diameter", type=float, nargs=2, default=[32.0, 120.0], metavar="PX",
         help="least and largest of typical cells (default: 32 120)")  # fmt: skip
+    add("--litter", type=float, default=0.0, metavar="N", help="crystals, fibres, droplets and films as large as "
+        "nuclei or cells, for a million pixels (default: none)")  # fmt: skip
     add("--style", choices=list(STYLES), help="of the culture (default: each by chance)")
     return parser
 

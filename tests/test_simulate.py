@@ -17,6 +17,7 @@ import evican_model
 from evican_model.dataset import AnnotatedImage, read_dataset
 from evican_model.errors import EvicanError
 from evican_model.evaluate import average_precision
+from evican_model.litter import add_litter
 from evican_model.optics import Microscope, form_image
 from evican_model.simulate import main, simulate_field, write_dataset
 from evican_model.specimen import STYLES, grow_specimen
@@ -157,6 +158,30 @@ def test_blank_fields_have_no_object_and_are_no_plain_grey():
         assert len(field.truth) == 0 and field.style == "blank" and field.image.std() > 3
 
 
+def test_litter_lies_on_the_field_and_leaves_the_cells_and_their_outlines_as_they_were():
+    clean, littered = (simulate_field(11, size=256, modality="phase", litter=litter) for litter in (0, 400))
+    for category in CATEGORIES:
+        np.testing.assert_array_equal(clean.truth.labels(category), littered.truth.labels(category))
+    assert (clean.image != littered.image).mean() > 0.3
+    np.testing.assert_array_equal(littered.image, simulate_field(11, size=256, modality="phase", litter=400).image)
+
+
+def test_pieces_of_litter_are_as_many_as_asked_for_and_as_large_as_nuclei_and_cells():
+    """Of ten pieces a field, most are seen apart; they delay and dim the light, and never brighten it."""
+    pixel, side = 0.5, 1024
+    counts, areas = [], []
+    for seed in range(6):
+        flat = np.ones((side, side), np.complex64)
+        assert add_litter(np.random.default_rng(seed), flat, pixel, 0) is flat
+        wave = add_litter(np.random.default_rng(seed), flat, pixel, 10e6 / side**2)
+        assert wave.dtype == np.complex64 and np.abs(wave).max() <= 1 + 1e-5
+        labels, count = ndimage.label(ndimage.binary_closing(np.abs(wave - 1) > 0.02, iterations=3))
+        counts.append(count)
+        areas += (np.bincount(labels.ravel())[1:] * pixel**2).tolist()
+    assert 6 < np.mean(counts) < 16
+    assert 20 < np.median(areas) < 500  # square micrometres
+
+
 def test_the_command_writes_a_dataset_that_training_reads(tmp_path):
     command = [sys.executable, "-m", "evican_model.simulate", "--output", str(tmp_path / "a"), "--images", "5",
                "--size", "192", "--seed", "3", "--blank", "0.5", "--cell-diameter", "30", "50"]  # fmt: skip
@@ -186,6 +211,8 @@ def test_the_command_writes_a_dataset_that_training_reads(tmp_path):
         (["--blank", "1.5"], "blank share 1.5.*0 to 1"),
         (["--cell-diameter", "90", "40"], "cell_diameter is 90 to 40; expected two rising numbers"),
         (["--cell-diameter", "nan", "nan"], "cell_diameter is nan"),
+        (["--litter", "-3"], "litter is -3; expected 0 to 1000"),
+        (["--litter", "nan"], "litter is nan"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(tmp_path, capsys, arguments, message):
