@@ -243,6 +243,9 @@ class TrainConfig(_JsonConfig):
     anchors_sampled: int = 256
     anchor_positive_iou: float = 0.6
     anchor_negative_iou: float = 0.3
+    # Each object is learnt by four anchors at least, judged by their part in the image: without, what is much smaller
+    # than an anchor, such as a sliver at the edge, is learnt by none.
+    match_slivers: bool = True
     rois: int = 96
     positive_rois: int = 32
     positive_roi_iou: float = 0.5
@@ -292,7 +295,7 @@ _CHOICES = {
 }
 
 # What runs did that began before a setting existed, and that their record therefore leaves out.
-TRAINING_BEFORE: dict[str, Any] = {"relief": False}
+TRAINING_BEFORE: dict[str, Any] = {"relief": False, "match_slivers": False}
 
 # What the paper's training fixes (section 2.3, and the released code where the text is silent).
 PAPER_TRAINING: dict[str, Any] = {
@@ -316,6 +319,7 @@ PAPER_TRAINING: dict[str, Any] = {
     "rois": 200,
     "positive_rois": 66,
     "anchor_positive_iou": 0.7,
+    "match_slivers": False,
     "frozen": (),
     # Blank images are in the data; of augmentation only mirroring.
     "blank_share": 0.0,

@@ -230,7 +230,7 @@ class MaskRCNN(tf.Module):
         # the loss is the same.
         parts = []
         for i, (truth, sample) in enumerate(zip(images, samples)):
-            rpn_class, rpn_box = rpn.rpn_loss(objectness[i], offsets[i], anchors, truth, config, training)
+            rpn_class, rpn_box = rpn.rpn_loss(objectness[i], offsets[i], anchors, truth, whole, config, training)
             matched = {key: tf.gather(truth[key], sample["match"]) for key in ("boxes", "category_ids")}
             class_loss, box_loss = roi.roi_loss(logits[i], refinements[i], sample, matched, config, training)
             drawn = tf.gather(truth["masks"], sample["match"][:first])

@@ -20,6 +20,8 @@ __all__ = ["known_share", "propose", "rpn_head", "rpn_loss"]
 layers = tf.keras.layers
 
 _RARE = 0.02  # share of anchors taken to be objects at the start (Lin et al. 2017, focal loss, section 3.3)
+_BEST = 4  # anchors that learn an object which none fits
+_LEAST_IOU = 0.05  # of an anchor that learns an object
 
 
 def rpn_head(config: NetworkConfig) -> tf.keras.Model:
@@ -105,7 +107,7 @@ def known_share(known, regions, stride: int):
     return tf.where(size > 0, inside / tf.maximum(size, 1), tf.ones_like(inside))
 
 
-def rpn_loss(objectness, offsets, anchors, truth, network: NetworkConfig, training: TrainConfig):
+def rpn_loss(objectness, offsets, anchors, truth, window, network: NetworkConfig, training: TrainConfig):
     """Objectness and box loss of one image (Ren et al. 2015, equation 1) on a random, balanced sample of anchors.
 
     Parameters
@@ -115,16 +117,17 @@ def rpn_loss(objectness, offsets, anchors, truth, network: NetworkConfig, traini
     truth : dict of tensors
         One image of a batch: ``boxes`` [instances, 4] of the network's geometry, ``category_ids`` [instances]
         (0: padding), ``known`` [rows, columns, categories] at the stride of P2, and ``seed`` int32 [2] of the draws.
+    window : tensor [4]
+        The whole image.
 
     Returns
     -------
     tuple of scalar tensors
         Objectness loss, box loss.
     """
-    iou = boxes.pairwise_iou(anchors, truth["boxes"])  # [anchors, instances]; padding boxes are empty: 0
-    best_anchor = tf.reduce_max(iou, 0)  # [instances]
+    iou = _anchor_iou(anchors, truth["boxes"], window, training)  # [anchors, instances]
     # Small and odd objects reach no anchor's threshold: each object's best anchors count as well.
-    matches = (iou >= training.anchor_positive_iou) | ((iou >= best_anchor - 1e-4) & (best_anchor > 0.2))
+    matches = (iou >= training.anchor_positive_iou) | _best_anchors(iou, training)
     positive, negative = [], []
     known = known_share(truth["known"], anchors, network.strides[0]) >= training.known_share
     groups = [truth["category_ids"] == index + 1 for index in range(len(network.categories))]
@@ -148,6 +151,23 @@ def rpn_loss(objectness, offsets, anchors, truth, network: NetworkConfig, traini
     box_terms = losses.smooth_l1(target, offsets, training.box_beta)
     box_loss = losses.masked_mean(box_terms, tf.cast(any_positive, tf.float32))
     return objectness_loss, box_loss
+
+
+def _anchor_iou(anchors, objects, window, training: TrainConfig):
+    """IoU [anchors, instances] of anchors and objects; 0 with padding, whose boxes are empty."""
+    # Of an object that the image's edge cuts to a sliver, an anchor can only fit what lies in the image.
+    return boxes.pairwise_iou(boxes.clip(anchors, window) if training.match_slivers else anchors, objects)
+
+
+def _best_anchors(iou, training: TrainConfig):
+    """Tell the best anchors of each object, bool [anchors, instances], from their IoU."""
+    if not training.match_slivers:
+        best = tf.reduce_max(iou, 0)
+        return (iou >= best - 1e-4) & (best > 0.2)
+    # A single anchor among thousands is hardly ever heard: four teach an object that is smaller than any of them.
+    count = tf.minimum(_BEST, tf.shape(iou)[0])
+    last = tf.math.top_k(tf.transpose(iou), count).values[:, -1]  # [instances]
+    return iou >= tf.maximum(last, _LEAST_IOU)
 
 
 def _sample(eligible, wanted, seed):

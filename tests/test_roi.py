@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from evican_model import losses, roi, rpn
+from evican_model import boxes, losses, roi, rpn
 from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.geometry import Centres, Corners
 
 NETWORK = NetworkConfig()
+WHOLE = tf.constant([0.0, 0, 64, 64])
 
 
 def bilinear(image, y, x):
@@ -190,10 +191,36 @@ def test_rpn_loss_ignores_a_category_that_is_not_annotated(category):
     objectness = tf.Variable(tf.zeros([50, 2]))
     with tf.GradientTape() as tape:
         loss, _ = rpn.rpn_loss(
-            objectness, tf.zeros([50, 4]), anchors, truth([], [], known), NETWORK, TrainConfig()
+            objectness, tf.zeros([50, 4]), anchors, truth([], [], known), WHOLE, NETWORK, TrainConfig()
         )
     gradient = tape.gradient(loss, objectness).numpy()
     assert (gradient[:, category] == 0).all() and (gradient[:, 1 - category] > 0).any()
+
+
+@pytest.mark.parametrize("sliver", [[0, 20, 5, 44], [40, 58, 64, 64], [30, 30, 40, 41]])
+def test_an_object_far_smaller_than_any_anchor_is_learnt_by_its_four_best(sliver):
+    """Cut to a sliver by the image's edge, or small; at the edge the anchors count by what lies in the image."""
+    anchors = boxes.anchors(64, 64, NETWORK)
+    known, large = np.ones((16, 16, 2)), [2, 2, 40, 40]
+    nuclei = truth([2, 2], [sliver, large], known)
+    objectness = tf.Variable(tf.zeros([len(anchors), 2]))
+    learnt = {}
+    for match_slivers in (True, False):
+        training = TrainConfig(match_slivers=match_slivers, anchors_sampled=10**6)
+        with tf.GradientTape() as tape:
+            loss, _ = rpn.rpn_loss(
+                objectness, tf.zeros([len(anchors), 4]), anchors, nuclei, WHOLE, NETWORK, training
+            )
+        learnt[match_slivers] = np.flatnonzero(tape.gradient(loss, objectness).numpy()[:, 1] < 0)
+    clipped = np.clip(anchors, 0, 64)
+    iou = np.array([overlap(anchor, sliver) for anchor in clipped])
+    best = set(np.argsort(-iou, kind="stable")[:4])
+    assert iou[list(best)].min() > 0.05
+    assert best <= set(learnt[True])
+    assert not best & set(learnt[False])
+    # What is large enough is learnt as before, by more anchors if there were fewer than four.
+    assert set(learnt[False]) <= set(learnt[True])
+    assert len(learnt[True]) <= len(learnt[False]) + 2 * 4 + 4  # equal ones count as well
 
 
 def test_detections_are_suppressed_within_a_category_only():
@@ -294,7 +321,7 @@ def test_one_objectness_learns_background_only_where_every_category_is_outlined(
     with tf.GradientTape() as tape:
         nucleus, training = truth([2], [[20, 2, 36, 16]], known), TrainConfig(anchors_sampled=1000)
         loss, _ = rpn.rpn_loss(
-            objectness, tf.zeros([len(anchors), 4]), tf.constant(anchors), nucleus, paper, training
+            objectness, tf.zeros([len(anchors), 4]), tf.constant(anchors), nucleus, WHOLE, paper, training
         )
     gradient = tape.gradient(loss, objectness).numpy()[:, 0]
     left, right = anchors[:, 3] <= 32, anchors[:, 1] >= 32

@@ -17,7 +17,7 @@ from PIL import Image
 
 import evican_model
 from evican_model import run_folder, weights
-from evican_model.config import NetworkConfig, TrainConfig
+from evican_model.config import TRAINING_BEFORE, NetworkConfig, TrainConfig
 from evican_model.dataset import read_dataset
 from evican_model.samples import SampleSource
 from evican_model.train import _folder_and_settings, _parser, main
@@ -299,11 +299,11 @@ def test_a_run_is_not_resumed_on_other_images(tmp_path):
 
 
 def test_a_run_from_before_a_setting_existed_goes_on_without_it(tmp_path):
-    settings = {key: value for key, value in TrainConfig().to_dict().items() if key != "relief"}
+    settings = {key: value for key, value in TrainConfig().to_dict().items() if key not in TRAINING_BEFORE}
     run = {"options": {}, "start": {}, "training": settings, "network": {}, "record": {}}
     (tmp_path / "run.json").write_text(json.dumps(run))
     _, training = _folder_and_settings(_parser().parse_args(["--resume", str(tmp_path)]))
-    assert not training.relief and training.invert
+    assert not training.relief and not training.match_slivers and training.invert
 
 
 def test_a_run_can_be_resumed_from_any_folder(monkeypatch):
