@@ -146,8 +146,11 @@ def _read(
 ) -> tuple[list[list[AnnotatedImage]], list[AnnotatedImage]]:
     """Read all images and split off those for validation."""
     datasets = [source.read(network.categories, rename) for source in sources]
-    for source, items in zip(sources, datasets):
-        if not any(len(item.truth) for item in items):
+    outlined = [any(len(item.truth) for item in items) for items in datasets]
+    for source, items, some in zip(sources, datasets, outlined):
+        # Empty fields teach what is no object, beside a dataset that teaches what is one.
+        empty_fields = any(item.dense and item.annotated for item in items)
+        if not some and not (empty_fields and any(outlined)):
             raise DatasetError(
                 f"{source.annotations} holds no annotation; there is nothing to learn from it."
             )

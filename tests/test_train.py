@@ -20,7 +20,8 @@ from evican_model import run_folder, weights
 from evican_model.config import TRAINING_BEFORE, NetworkConfig, TrainConfig
 from evican_model.dataset import read_dataset
 from evican_model.samples import SampleSource
-from evican_model.train import _folder_and_settings, _parser, main
+from evican_model.simulate import write_dataset
+from evican_model.train import _folder_and_settings, _parser, _read, main
 from evican_model.trainer import Trainer
 from evican_model.validation import on_annotated
 
@@ -245,6 +246,19 @@ def test_what_cannot_work_is_refused_at_once(tmp_path, capsys, arguments, messag
     error = capsys.readouterr().err
     assert "error: " in error and message in error
     assert not (tmp_path / "run").exists()
+
+
+def test_empty_fields_may_be_a_dataset_of_their_own_beside_one_with_outlines(tmp_path):
+    write_dataset(tmp_path, 2, size=128, blank=1, seed=1)
+    categories = NetworkConfig().categories
+    blank = run_folder.Source(tmp_path / "simulated.json", tmp_path / "images", 1.0, "")
+    outlined = run_folder.Source(ANNOTATIONS, DATA, 1.0, "")
+    options = _parser().parse_args(["--output", str(tmp_path / "run"), "--hold-out", "0"])
+    datasets, validation = _read(options, [blank, outlined], NetworkConfig(), TrainConfig(), {})
+    assert [len(items) for items in datasets] == [2, 2] and validation == []
+    assert all(len(item.truth) == 0 and item.annotated == set(categories) for item in datasets[0])
+    with pytest.raises(evican_model.DatasetError, match="simulated.json holds no annotation"):
+        _read(options, [blank], NetworkConfig(), TrainConfig(), {})
 
 
 def test_a_full_disk_is_noticed_at_the_start(tmp_path, monkeypatch):
