@@ -29,7 +29,7 @@ __all__ = ["add_weak_labels", "grow_from_nuclei", "main", "weak_cells", "weak_nu
 
 # Measured on simulated and EVICAN images, where both categories are known.
 CELL_SCORE = 0.3  # a known nucleus inside says more than the score does
-NUCLEUS_SCORE = 0.7
+NUCLEUS_SCORE = 0.6
 AGREEMENT = 0.5  # least IoU of a cell and of what the watershed grows from its nucleus
 _WHOLE, _CUT = (
     0.85,
