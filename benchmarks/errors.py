@@ -80,7 +80,7 @@ def main() -> None:
         missed = [int(missed.sum()), int(missed[0] + missed[1]), *missed[2:].tolist()]
         cells = [len(objects["found"]), int(objects["found"].sum()), *missed, int(wrong.sum()), *wrong.tolist()]
         print(f"| {name} | {category} | {' | '.join(map(str, cells))} |", flush=True)
-    print("\n| set | category | which | area, pixels | objects | found | found at the working confidence | median IoU |")
+    print("\n| set | category | which | area, pixels | objects | found | at the working confidence | median IoU |")
     print("| --- " * 8 + "|")
     for (name, category), (objects, _) in judged.items():
         edges = np.percentile(objects["area"], SIZES)
