@@ -40,7 +40,8 @@ def paste_masks(
     threshold : float
     margin : float
         Pixels nearer than this to an edge of the image have the value of those that far from it: beside nothing, a
-        network is wrong about the last few, and an object that the edge cuts would end before it.
+        network is wrong about the last few, and an object that the edge cuts would end before it. One that is there
+        no wider than twice the margin is not cut, but ends in a tip: it keeps off the edge.
 
     Returns
     -------
@@ -71,6 +72,9 @@ def paste_masks(
     for values, y_end, x_end in zip(probabilities, row_ends, column_ends):
         crops.append(rows[y:y_end] @ values @ columns[x:x_end].T >= threshold)
         y, x = y_end, x_end
+    if margin >= 1:
+        for crop, box in zip(crops, pixels.tolist()):
+            _end_tips(crop, box, shape, margin)
     return tighten(pixels, crops)
 
 
@@ -183,6 +187,22 @@ def _is_solid(mask: np.ndarray) -> bool:
         and (start[1:] <= stop[:-1]).all()
         and (stop[1:] >= start[:-1]).all()
     )
+
+
+def _end_tips(crop: np.ndarray, box: Sequence[int], shape: tuple[int, ...], margin: float) -> None:
+    """Cut a mask's tips off where they enter the margin of the image; parameters as of `paste_masks`, in place."""
+    y1, x1, y2, x2 = box
+    rows, columns = (min(int(margin), side) for side in crop.shape)
+    for at_edge, strip, edge in (
+        (y1 == 0, crop[:rows], crop[:1]),
+        (y2 == shape[0], crop[len(crop) - rows :], crop[-1:]),
+        (x1 == 0, crop[:, :columns], crop[:, :1]),
+        (x2 == shape[1], crop[:, crop.shape[1] - columns :], crop[:, -1:]),
+    ):
+        width = np.count_nonzero(edge) if at_edge else 0
+        # What lies in the margin for the most part is no tip of something, but all there is of it.
+        if 0 < width <= 2 * margin and np.count_nonzero(strip) < 0.25 * np.count_nonzero(crop):
+            strip[:] = False
 
 
 def _bilinear_weights(

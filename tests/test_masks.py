@@ -84,10 +84,26 @@ def test_an_object_that_the_edge_cuts_reaches_the_edge():
     """Beside the edge the network sees nothing; the samples there must not shorten the mask."""
     values = np.zeros((1, 8, 8), np.float32)
     values[:, :, 3:] = 1  # the samples stand 10 pixels apart, the third at 5
-    box = np.array([[5.0, -20, 15, 60]])
-    assert paste_masks(values, box, (30, 100))[0].tolist() == [[5, 10, 15, 60]]
-    assert paste_masks(values, box, (30, 100), margin=12)[0].tolist() == [[5, 0, 15, 60]]
-    assert paste_masks(values, box, (30, 100), margin=8)[0].tolist() == [[5, 10, 15, 60]]
+    box = np.array([[5.0, -20, 35, 60]])
+    assert paste_masks(values, box, (40, 100))[0].tolist() == [[5, 10, 35, 60]]
+    assert paste_masks(values, box, (40, 100), margin=12)[0].tolist() == [[5, 0, 35, 60]]
+    assert paste_masks(values, box, (40, 100), margin=8)[0].tolist() == [[5, 10, 35, 60]]
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_tip_that_ends_beside_the_edge_keeps_off_it_and_an_object_that_is_cut_does_not(turns):
+    """A disc with a bar that reaches to the edge: thin, it is a tip; wide, or all there is, it is cut."""
+    y, x = np.mgrid[:28, :28] + 0.5
+    disc = np.hypot(y - 14, x - 20) < 8
+    box, margin = np.array([[10.0, 0, 66, 56]]), 4  # two pixels a sample
+    for bar, touches in ((np.abs(y - 14) < 1.2, False), (np.abs(y - 14) < 4, True)):
+        values = np.rot90((disc | (bar & (x < 20))).astype(float), turns)[None]
+        turned = {0: box, 1: [[20, 10, 76, 66]], 2: [[10, 20, 66, 76]], 3: [[0, 10, 56, 66]]}[turns]
+        (edges,), (crop,) = paste_masks(values, np.array(turned, float), (76, 76), margin=margin)
+        assert (min(edges[:2]) == 0 or max(edges[2:]) == 76) == touches, (edges, bar.sum())
+        assert crop.sum() > 4 * disc.sum() - 16  # the disc is whole
+    (edges,), _ = paste_masks(np.ones((1, 28, 28)), np.array([[10.0, 0, 16, 9]]), (76, 76), margin=margin)
+    assert edges.tolist() == [10, 0, 16, 9]  # small, and no tip of anything
 
 
 def test_paste_refuses_what_does_not_fit():
