@@ -64,6 +64,11 @@ def test_every_stage_is_that_of_an_independent_port(tmp_path, name):
 
     size, whole = tf.constant([256, 256]), tf.constant([0.0, 0, 255, 255])
     proposals = rpn.propose(objectness[0], offsets[0], partial(tf.gather, anchors), whole, 200, model.config)
+    # Two scores that are the same to rounding may stand either way round, which depends on the processor.
+    order = np.abs(proposals / 255 - computed["rpn_rois"][:, None]).max(-1).argmin(1)
+    moved = np.abs(order - np.arange(200))
+    assert moved.max() <= 1 and np.count_nonzero(moved) <= 4 and len(set(order.tolist())) == 200
+    proposals = tf.gather(proposals, order)
     close(proposals / 255, computed["rpn_rois"])
     pooled = network.align(pyramid, proposals, tf.zeros([200], tf.int32), 7, size)
     logits, refinements = network.box_head(pooled)
