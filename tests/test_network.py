@@ -132,8 +132,9 @@ def test_two_images_at_once_are_detected_as_each_alone(model, plate_image):
         alone = model.network.detect(tf.constant(image[None, :, :, None]), 0.3)
         own = both["image_index"].numpy() == i
         assert own.sum() == len(alone["scores"]) > 0
-        for key in ("boxes", "category_ids", "scores", "masks"):
-            np.testing.assert_allclose(both[key].numpy()[own], alone[key], atol=1e-3)
+        # A score steps by a pixel's share when that pixel's probability rounds to the other side of 0.5.
+        for key, tolerance in (("boxes", 1e-3), ("category_ids", 0), ("scores", 5e-3), ("masks", 1e-3)):
+            np.testing.assert_allclose(both[key].numpy()[own], alone[key], atol=tolerance)
 
 
 def test_tiles_in_batches_give_the_same_objects(model, plate_image):
