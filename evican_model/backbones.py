@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from itertools import accumulate
+from typing import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from evican_model.errors import EvicanError
+from evican_model.strips import in_strips
 
 __all__ = ["backbone", "fold", "frozen_layers", "stages"]
 
@@ -23,8 +26,6 @@ _LITE_SIZES = {
     "efficientnet_lite1": ((1, 3, 3, 4, 4, 5, 1), (16, 24, 40, 80, 112, 192, 320)),
     "efficientnet_lite2": ((1, 3, 3, 4, 4, 5, 1), (16, 24, 48, 88, 120, 208, 352)),
 }
-# The widest map by far, 100 MB for 1024 x 1024 pixels, is the inside of this block; for detection it is made in strips.
-_WIDEST, _STRIPS = "b1", 4
 _LITE_NORMS = {"conv": "bn", "expand": "bn0", "dw": "bn1", "project": "bn2"}
 
 # ResNet (He et al. 2016, table 1): blocks in the stages conv2_x to conv5_x
@@ -165,63 +166,50 @@ def _is_lite(name: str) -> bool:
 
 
 def _lite(image, repeats: tuple[int, ...], channels_out: tuple[int, ...], folded: bool) -> list:
-    x = _convolve(image, layers.Conv2D(32, 3, 2, "same", use_bias=folded, name="stem_conv"), folded)
-    x = layers.ReLU(6.0, name="stem_relu")(x)
-    features, block, channels = [], 0, 32
+    stem = layers.Conv2D(32, 3, 2, "same", use_bias=folded, name="stem_conv")
+    stem_relu = layers.ReLU(6.0, name="stem_relu")
+    parts: list[list[Callable]] = [[lambda x: stem_relu(_convolve(x, stem, folded))]]  # the stem, then the stages
+    block, channels = 0, 32
     for count, filters, (kernel, stride, expansion) in zip(repeats, channels_out, _LITE_STAGES):
-        for repeat in range(count):
-            step = stride if repeat == 0 else 1
-            y = _inverted_residual(x, f"b{block}", kernel, step, expansion, channels, filters, folded)
-            x = layers.Add(name=f"b{block}_add")([x, y]) if step == 1 and channels == filters else y
+        parts.append([])
+        for step in [stride] + [1] * (count - 1):
+            parts[-1].append(_inverted_residual(f"b{block}", kernel, step, expansion, channels, filters, folded))
             block, channels = block + 1, filters
-        features.append(x)
-    return [features[i] for i in (1, 2, 4, 6)]
+    to_c2, (first, *to_c3) = [block for part in parts[:3] for block in part], parts[3]
+    if folded:  # for detection, the widest maps by far, 100 MB for 1024 x 1024 pixels, are made in strips
+        # Stem and b0 reach half a row of C2 into the strip above and one into that below, b1 the other half, which only
+        # counts below, and each further block one row both ways.
+        further = repeats[1] - 1
+        c2 = in_strips(_chain(to_c2), image, 4, 1 + further, 2 + further, "to_c2")
+        x = in_strips(first, c2, 2, 1, 1, "after_c2")
+    else:
+        c2 = _chain(to_c2)(image)
+        x = first(c2)
+    c3 = _chain(to_c3)(x)
+    c4 = _chain([*parts[4], *parts[5]])(c3)
+    return [c2, c3, c4, _chain([*parts[6], *parts[7]])(c4)]
 
 
-def _inverted_residual(x, name, kernel, stride, expansion, channels, filters, folded):
+def _chain(blocks: Sequence[Callable]) -> Callable:
+    return lambda x: reduce(lambda y, block: block(y), blocks, x)
+
+
+def _inverted_residual(name, kernel, stride, expansion, channels, filters, folded):
+    """Return the block as a function, whose layers are the same ones whenever it is called."""
     if expansion != 1:
         expand = layers.Conv2D(channels * expansion, 1, use_bias=folded, name=f"{name}_expand")
         relu0 = layers.ReLU(6.0, name=f"{name}_relu0")
     depthwise = layers.DepthwiseConv2D(kernel, stride, "same", use_bias=folded, name=f"{name}_dw")
     relu1 = layers.ReLU(6.0, name=f"{name}_relu1")
     project = layers.Conv2D(filters, 1, use_bias=folded, name=f"{name}_project")
+    add = layers.Add(name=f"{name}_add")
 
     def block(x):
-        if expansion != 1:
-            x = relu0(_convolve(x, expand, folded))
-        return _convolve(relu1(_convolve(x, depthwise, folded)), project, folded)
+        y = relu0(_convolve(x, expand, folded)) if expansion != 1 else x
+        y = _convolve(relu1(_convolve(y, depthwise, folded)), project, folded)
+        return add([x, y]) if stride == 1 and channels == filters else y
 
-    return _in_strips(block, x, name) if folded and name == _WIDEST else block(x)
-
-
-def _in_strips(block, x, name):
-    """Call a block of kernel 3 and stride 2 on a quarter of the rows at a time: the same result in less memory."""
-    strips: list = []
-    for part in range(_STRIPS):
-        last = part == _STRIPS - 1
-        y = block(_Strip(part, name=f"{name}_strip{part}")([x, *strips[-1:]]))
-        # Two rows more than it needs, for the kernel to reach into, have made one more.
-        strips.append(y if last else layers.Cropping2D(((0, 1), (0, 0)), name=f"{name}_crop{part}")(y))
-    return layers.Concatenate(1, name=f"{name}_strips")(strips)
-
-
-class _Strip(tf.keras.layers.Layer):
-    """A strip of rows of a map, and the two after it; taken only when the strip before is done, if one is given.
-
-    A map of stride 2 begins with an even number of rows here, so padding is below and at the right alone, and the first
-    row of a strip needs none of the strip before.
-    """
-
-    def __init__(self, part: int, **kwargs):
-        super().__init__(**kwargs)
-        self.part = part
-
-    def call(self, inputs):
-        x, *before = inputs
-        rows = tf.shape(x)[1] // _STRIPS // 2 * 2
-        begin = self.part * rows
-        with tf.control_dependencies(before):
-            return x[:, begin:] if self.part == _STRIPS - 1 else x[:, begin : begin + rows + 2]
+    return block
 
 
 def _resnet(image, blocks: tuple[int, ...], folded: bool) -> list:

@@ -102,13 +102,24 @@ def test_every_layer_of_a_backbone_is_in_one_stage(name):
 
 @pytest.mark.parametrize("height, width", [(64, 64), (64, 192), (320, 128)])
 def test_the_backbone_for_detection_gives_the_same_features(height, width):
-    """It has no batch norms, sees grey, and makes its widest map in strips of rows: each row is to come out alike."""
+    """It has no batch norms, sees grey, and makes its widest maps in strips of rows: each row is to come out alike."""
     network = evican_model.load_model().network
+    assert_alike(network.backbone, network.folded, height, width)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite1", "efficientnet_lite2"])
+def test_strips_reach_as_far_as_the_blocks_of_larger_backbones(name):
+    network = backbones.backbone(name)
+    for height in (64, 256):  # untrained, there is nothing to fold; what comes from far is faint
+        assert_alike(network, backbones.fold(network, name, 1), height, 64, 1e-5)
+
+
+def assert_alike(backbone, folded, height, width, tolerance=1e-3):
     image = np.random.default_rng(0).normal(size=(1, height, width, 1)).astype("float32")
-    outputs = zip(network.backbone(np.repeat(image, 3, -1)), tf.function(network.folded)(image))
+    outputs = zip(backbone(np.repeat(image, 3, -1)), tf.function(folded)(image))
     for stride, (expected, features) in zip((4, 8, 16, 32), outputs):
         assert features.shape == expected.shape == (1, height // stride, width // stride, features.shape[-1])
-        np.testing.assert_allclose(features, expected, atol=1e-3 * float(np.abs(expected).max()))
+        np.testing.assert_allclose(features, expected, atol=tolerance * float(np.abs(expected).max()))
 
 
 @pytest.mark.parametrize("name, values, message", [
