@@ -15,6 +15,7 @@ from evican_model.categories import CELL, NUCLEUS, kind_of
 from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.copy_paste import paste_copies
 from evican_model.dataset import AnnotatedImage
+from evican_model.nesting import known_by_nesting
 from evican_model.scaling import GREY, resize, square_scale
 
 __all__ = ["blank_sample", "make_sample", "natural_scale", "vary_light"]
@@ -74,12 +75,16 @@ def make_sample(
     origin = [start - (side - crop) / (2 * scale) for start in origin]
     image, inside = _cut_image(levels, origin, scale, side)
     masks, category_ids = _cut_masks(item, origin, scale, side, rng)
+    nested = _cut_nested(item, origin, scale, side) if training.nesting else []
     if warped:
-        image, inside, masks = _warp(image, inside, masks, crop, most, rng)
+        image, inside, planes = _warp(image, inside, [*masks, *nested], crop, most, rng)
+        masks, nested = planes[: len(masks)], planes[len(masks) :]
     masks, category_ids, lost = _recognisable(masks, category_ids, training.instances)
-    # Before copies are pasted: around a copy there may be objects that nobody outlined.
-    known = _known_map(item, masks, category_ids, lost, inside, network, training, scale)
-    if training.copy_paste and masks and rng.random() < 0.3:
+    copied = training.copy_paste and masks and rng.random() < 0.3
+    # What nesting tells of a place does not hold for a copy there, around which may be objects that nobody outlined.
+    nested = [] if copied else nested
+    known = _known_map(item, masks, category_ids, lost, nested, inside, network, training, scale)
+    if copied:
         image, masks, category_ids = paste_copies(image, inside, masks, category_ids, rng, training.instances)
     image = np.where(inside, vary_light(image, rng, training), network.padding)
     image, masks, known = _turn(image, masks, known, rng, training)
@@ -282,7 +287,22 @@ def _rotation(angle):
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
-def _known_map(item, masks, category_ids, lost, inside, network, training, scale):
+def _cut_nested(item, origin, scale, side):
+    """Cut what `known_by_nesting` tells of each category in the window; an image that is all outlined needs none."""
+    if item.dense and item.annotated >= set(item.truth.categories):
+        return []
+    step = max(1, round(_KNOWN_STRIDE / scale))
+    known = known_by_nesting(item, step)
+    index, good = [], []
+    for start, extent, steps in zip(origin, item.shape, known.shape):
+        pixels = np.floor((np.arange(side) + 0.5) / scale + start).astype(int)
+        good.append((pixels >= 0) & (pixels < extent))
+        index.append(np.clip(pixels // step, 0, steps - 1))
+    shown = np.logical_and.outer(*good)
+    return [known[..., category][np.ix_(*index)] & shown for category in range(known.shape[-1])]
+
+
+def _known_map(item, masks, category_ids, lost, nested, inside, network, training, scale):
     """Where each category is completely outlined, at the stride of P2."""
     stride = _KNOWN_STRIDE
     known = np.ones((*(side // stride for side in inside.shape), len(network.categories)), bool)
@@ -297,6 +317,8 @@ def _known_map(item, masks, category_ids, lost, inside, network, training, scale
                     outlined |= mask[stride // 2 :: stride, stride // 2 :: stride]
             border = max(1, round(training.known_border * scale / stride))
             known[..., index] = ndimage.binary_dilation(outlined, iterations=border) | ~inside
+    for index, plane in enumerate(nested):
+        known[..., index] |= plane[stride // 2 :: stride, stride // 2 :: stride]
     for category, mask in lost:
         known[..., category - 1] &= ~mask[stride // 2 :: stride, stride // 2 :: stride]
     return known

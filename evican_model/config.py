@@ -251,6 +251,9 @@ class TrainConfig(_JsonConfig):
     positive_roi_iou: float = 0.5
     known_share: float = 0.7  # of a box's area that must be annotated before it can serve as background
     known_border: int = 10  # pixels around annotated objects of a partly annotated image (paper, section 2.2)
+    # Where one category is outlined and not the other, each nucleus still lies in a cell: what contradicts the outlines
+    # is background (nesting.py).
+    nesting: bool = True
     scale_low: float = 0.5
     scale_high: float = 2.0
     blank_share: float = 0.08  # of samples that are empty fields: noise, medium and dust, no cell
@@ -295,7 +298,7 @@ _CHOICES = {
 }
 
 # What runs did that began before a setting existed, and that their record therefore leaves out.
-TRAINING_BEFORE: dict[str, Any] = {"relief": False, "match_slivers": False}
+TRAINING_BEFORE: dict[str, Any] = {"relief": False, "match_slivers": False, "nesting": False}
 
 # What the paper's training fixes (section 2.3, and the released code where the text is silent).
 PAPER_TRAINING: dict[str, Any] = {
@@ -320,6 +323,7 @@ PAPER_TRAINING: dict[str, Any] = {
     "positive_rois": 66,
     "anchor_positive_iou": 0.7,
     "match_slivers": False,
+    "nesting": False,
     "frozen": (),
     # Blank images are in the data; of augmentation only mirroring.
     "blank_share": 0.0,

@@ -102,7 +102,7 @@ def test_natural_scale_brings_the_median_object_to_the_typical_diameter():
 
 def test_a_category_that_is_not_annotated_is_unknown_inside_the_image():
     item, levels = bright_discs([(100, 130)], 40, annotated=frozenset(["Cell"]))
-    upright = replace(PLAIN, flip=False, turn=False)
+    upright = replace(PLAIN, flip=False, turn=False, nesting=False)
     sample = make_sample(item, levels, 0.4, np.random.default_rng(0), NETWORK, upright)
     inside = sample["image"][2::4, 2::4, 0] != 127
     assert sample["known"][..., 0].all()
