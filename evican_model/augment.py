@@ -160,6 +160,8 @@ def vary_light(image: np.ndarray, rng: np.random.Generator, training: TrainConfi
         x = x + rng.uniform(-0.5, 0.8) * (x - ndimage.gaussian_filter(x, rng.uniform(4.0, 14.0)))
     if training.illumination and rng.random() < 0.4:
         x = x * _uneven_light(x.shape, rng)
+    if training.patches and rng.random() < 0.25:
+        x = x * _patches(x.shape, rng)
     if training.contrast:
         middle = float(x.mean())
         x = (x - middle) * np.float32(np.exp(rng.uniform(-0.7, 0.5))) + middle + rng.uniform(-0.2, 0.2)
@@ -339,6 +341,33 @@ def _uneven_light(shape, rng):
     y, x = np.meshgrid(*(np.linspace(-1, 1, side, dtype=np.float32) for side in shape), indexing="ij")
     tilt_y, tilt_x, bowl = rng.uniform(-0.3, 0.3, 3).astype(np.float32)
     return 1 + tilt_y * y + tilt_x * x + bowl * (x**2 + y**2 - np.float32(0.66))
+
+
+def _patches(shape, rng):
+    """Return a gain around 1 with faint patches and rings of soft edge: the shadows of dust and drops far out of focus.
+
+    As large as cells, but with neither texture nor outline: no cell looks like them.
+    """
+    y, x = np.meshgrid(*(np.arange(side, dtype=np.float32) for side in shape), indexing="ij")
+    gain = np.ones(shape, np.float32)
+    for _ in range(rng.integers(1, 5)):
+        angle, wave = rng.uniform(0, 2 * np.pi, 2)
+        size, stretch = np.exp(rng.uniform(np.log(10), np.log(90))), np.exp(rng.uniform(-0.5, 0.5))
+        dy, dx = (places - rng.uniform(0, side) for places, side in zip((y, x), shape))
+        along, across = np.cos(angle) * dy + np.sin(angle) * dx, np.cos(angle) * dx - np.sin(angle) * dy
+        radius = np.hypot(along * np.float32(1 / (size * stretch)), across * np.float32(stretch / size))
+        radius *= 1 + np.float32(0.15) * np.sin(rng.integers(2, 5) * np.arctan2(across, along) + np.float32(wave))
+        softness = rng.uniform(0.1, 0.4)
+        patch = _falling(radius - 1, softness)
+        if rng.random() < 0.25:
+            patch = patch - np.float32(rng.uniform(0.4, 1)) * _falling(radius - np.float32(0.6), softness)
+        gain *= 1 + np.float32(rng.uniform(-0.3, 0.3)) * patch
+    return gain
+
+
+def _falling(distance, softness):
+    """Fall from 1 to 0 around a distance of 0, over about four times the softness."""
+    return 1 / (1 + np.exp(np.clip(distance / np.float32(softness), -30, 30)))
 
 
 def _texture(shape, rng):

@@ -265,6 +265,7 @@ class TrainConfig(_JsonConfig):
     relief: bool = True  # of some windows, lit from one side as in differential interference contrast
     halo: bool = True
     illumination: bool = True
+    patches: bool = True  # faint, of soft edge, as dust and drops out of focus cast them
     defocus: bool = True
     noise: bool = True
     texture: bool = True
@@ -298,7 +299,7 @@ _CHOICES = {
 }
 
 # What runs did that began before a setting existed, and that their record therefore leaves out.
-TRAINING_BEFORE: dict[str, Any] = {"relief": False, "match_slivers": False, "nesting": False}
+TRAINING_BEFORE: dict[str, Any] = {"relief": False, "match_slivers": False, "nesting": False, "patches": False}
 
 # What the paper's training fixes (section 2.3, and the released code where the text is silent).
 PAPER_TRAINING: dict[str, Any] = {
@@ -329,8 +330,8 @@ PAPER_TRAINING: dict[str, Any] = {
     "blank_share": 0.0,
     "scale_low": 1.0,
     "scale_high": 1.0,
-    **{name: False for name in ("turn", "warp", "contrast", "invert", "relief", "halo", "illumination", "defocus",
-                                "noise", "texture", "jpeg", "copy_paste")},
+    **{name: False for name in ("turn", "warp", "contrast", "invert", "relief", "halo", "illumination", "patches",
+                                "defocus", "noise", "texture", "jpeg", "copy_paste")},
 }  # fmt: skip
 
 

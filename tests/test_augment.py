@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from evican_model.augment import _grains, _texture, blank_sample, make_sample, natural_scale, vary_light
+from evican_model.augment import (
+    _grains,
+    _patches,
+    _texture,
+    blank_sample,
+    make_sample,
+    natural_scale,
+    vary_light,
+)
 from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.copy_paste import paste_copies
 from evican_model.dataset import AnnotatedImage
@@ -23,6 +31,7 @@ PLAIN = TrainConfig(
     invert=False,
     relief=False,
     illumination=False,
+    patches=False,
     defocus=False,
     noise=False,
     texture=False,
@@ -203,7 +212,7 @@ def test_copies_are_made_at_all_and_never_more_than_there_is_room_for():
 
 
 @pytest.mark.parametrize(
-    "name", ["contrast", "invert", "relief", "halo", "illumination", "defocus", "noise", "texture", "jpeg"]
+    "name", ["contrast", "invert", "relief", "halo", "illumination", "patches", "defocus", "noise", "texture", "jpeg"]
 )
 def test_each_variation_of_light_can_be_switched_by_itself(name):
     image = np.random.default_rng(0).uniform(60, 190, (64, 64)).astype(np.float32)
@@ -214,6 +223,14 @@ def test_each_variation_of_light_can_be_switched_by_itself(name):
     assert any(changed)
     varied = vary_light(image, np.random.default_rng(1), on)
     assert varied.shape == image.shape and varied.min() >= 0 and varied.max() <= 255
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_patches_are_faint_and_have_no_edge(seed):
+    gain = _patches((128, 160), np.random.default_rng(seed))
+    assert gain.shape == (128, 160) and 0.2 < gain.min() <= gain.max() < 3
+    assert np.ptp(gain) > 0.003
+    assert max(np.abs(np.diff(gain, axis=axis)).max() for axis in (0, 1)) < 0.15
 
 
 def test_whole_images_are_scaled_into_the_square():

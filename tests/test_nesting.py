@@ -93,7 +93,7 @@ def test_training_learns_of_nuclei_where_there_can_be_none(seed):
     # Levels that tell where a pixel is from: first cell, second cell, elsewhere.
     first, second = distance(80, 80) < 40, distance(150, 240) < 40
     levels = np.where(first, 200, np.where(second, 100, 30)).astype(np.uint8)
-    light = ("contrast", "invert", "relief", "halo", "illumination", "defocus", "noise", "texture", "jpeg")
+    light = ("contrast", "invert", "relief", "halo", "illumination", "patches", "defocus", "noise", "texture", "jpeg")
     plain = TrainConfig(crop=256, copy_paste=False, scale_low=0.8, scale_high=1.2, **dict.fromkeys(light, False))
     scale = natural_scale(item, NETWORK)
     on, off = (

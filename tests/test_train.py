@@ -317,7 +317,7 @@ def test_a_run_from_before_a_setting_existed_goes_on_without_it(tmp_path):
     run = {"options": {}, "start": {}, "training": settings, "network": {}, "record": {}}
     (tmp_path / "run.json").write_text(json.dumps(run))
     _, training = _folder_and_settings(_parser().parse_args(["--resume", str(tmp_path)]))
-    assert not training.relief and not training.match_slivers and not training.nesting and training.invert
+    assert not (training.relief or training.match_slivers or training.nesting or training.patches) and training.invert
 
 
 def test_a_run_can_be_resumed_from_any_folder(monkeypatch):
