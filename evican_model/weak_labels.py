@@ -4,7 +4,8 @@
 only nuclei are outlined, and nuclei to images in which only cells are. A cell is taken if it holds exactly one known
 nucleus, whole, and a watershed from the known nuclei finds about the same; a nucleus, if it lies in one known cell and
 has a nucleus's share of it. The added annotations carry ``"weak": true`` and their score, and their category stays out
-of ``annotated_classes``: training learns from them, and the rest of the image stays unknown, not background.
+of ``annotated_classes``: training learns from them, and where another object may be, the image stays unknown, not
+background (`nesting`).
 """
 
 from __future__ import annotations
