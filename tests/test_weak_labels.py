@@ -163,14 +163,14 @@ def test_the_command_adds_objects_that_are_true_and_leaves_the_rest_unknown(
             sample["known"][..., CATEGORIES.index(missing)].mean() < 0.5
         )  # known only beyond the image's edge
 
-    # What nesting tells beyond that is hardly ever wrong: where an object is that has no weak one, it may be.
+    # What nesting tells beyond that is as true as the weak labels: where an object is that has none, it may be.
     possible = [
         known_by_nesting(w, 1)[..., CATEGORIES.index(missing)][mask].mean() < training.known_share
         for w, t in zip(weak, truth)
         for mask in t.truth.masks(missing)
         if best_iou(mask, w.truth, missing) < 0.5
     ]
-    assert len(possible) > 3 and np.mean(possible) > 0.9, possible
+    assert len(possible) > 3 and np.mean(possible) > 0.75, possible
 
 
 def best_iou(mask, truth, category):
