@@ -42,7 +42,7 @@ def known_by_nesting(item: AnnotatedImage, stride: int) -> np.ndarray:
     of_kind = np.array([kinds[i - 1] or "" for i in item.truth.category_ids.tolist()], dtype=object)
     cells, nuclei = (item.truth.select(of_kind == kind) for kind in (CELL, NUCLEUS))
     all_cells, all_nuclei = (
-        item.dense and all(name in item.annotated for name, of in zip(item.truth.categories, kinds) if of == kind)
+        item.dense and kind in kinds and item.annotated >= {n for n, k in zip(item.truth.categories, kinds) if k == kind}
         for kind in (CELL, NUCLEUS)
     )
     cell_at, nucleus_at = (_numbered(objects, stride) for objects in (cells, nuclei))

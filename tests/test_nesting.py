@@ -86,6 +86,12 @@ def test_cell_lines_count_as_cells_and_nuclei():
     assert known[..., 1][outside].all() and known[..., 3][outside].all()
 
 
+def test_categories_without_cells_tell_nothing_of_nuclei():
+    names = ("Vacuole", "Nucleus")
+    item = annotated([(80, 80, 40)], annotated=frozenset({"Vacuole"}), categories=names, ids=(1, 2))
+    assert not known_by_nesting(item, 4).any()
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_training_learns_of_nuclei_where_there_can_be_none(seed):
     """Every pixel of a cell without outlined nucleus stays unknown, however the window is turned and scaled."""
