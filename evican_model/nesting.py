@@ -41,10 +41,8 @@ def known_by_nesting(item: AnnotatedImage, stride: int) -> np.ndarray:
     kinds = [kind_of(name) for name in item.truth.categories]
     of_kind = np.array([kinds[i - 1] or "" for i in item.truth.category_ids.tolist()], dtype=object)
     cells, nuclei = (item.truth.select(of_kind == kind) for kind in (CELL, NUCLEUS))
-    all_cells, all_nuclei = (
-        item.dense and kind in kinds and item.annotated >= {n for n, k in zip(item.truth.categories, kinds) if k == kind}
-        for kind in (CELL, NUCLEUS)
-    )
+    names = {kind: {n for n, k in zip(item.truth.categories, kinds) if k == kind} for kind in (CELL, NUCLEUS)}
+    all_cells, all_nuclei = (item.dense and of and item.annotated >= of for of in names.values())
     cell_at, nucleus_at = (_numbered(objects, stride) for objects in (cells, nuclei))
 
     no_other_cell = cell_at > 0
