@@ -98,6 +98,9 @@ class NetworkConfig(_JsonConfig):
     # Ways in which an image is looked at, mirrored and turned, and whose answers are averaged: 1, 2, 4 or 8 (views.py).
     # Each costs the time of a whole look; boxes and masks are the tighter for it (benchmarks/ablation.md).
     views: int = 1
+    # Further views of the image enlarged by a factor, which count for nuclei only: 0, 1, 2, 4 or 8.
+    close_views: int = 0
+    close_scale: float = 1.25
     # Proposals.
     strides: tuple[int, ...] = (4, 8, 16, 32, 64)  # of the pyramid's levels P2 to P6 (BACKBONE_STRIDES)
     # One a level, of the coarsest levels. With a fifth, of 16 pixels on P2, three quarters of all anchors would be for
@@ -117,7 +120,10 @@ class NetworkConfig(_JsonConfig):
     detection_iou: float = 0.5  # 0.3 (Matterport) drops touching elongated cells
     detections: int = 400  # a tile; Matterport's 100 silently cuts dense fields (the first 100 are the same)
     smallest_box: float = 1.0  # square pixels
-    minimum_score: float = 0.05  # floor of `Model.detect`, as low as average precision needs
+    minimum_score: float = 0.02  # floor of `Model.detect`, as low as average precision needs
+    # What a cell's score makes of the network's own, of the nucleus in the cell, of a better cell in its place, and of
+    # neither (rescoring.py, which fits these weights); as they stand here, it is the network's own.
+    rescoring: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0)
     # DETECTION_MIN_CONFIDENCE, of `Model.segment`: F1 is near its best on every set we have (benchmarks/confidence.md)
     confidence: float = 0.6
     # Tiles and scale.
@@ -143,6 +149,19 @@ class NetworkConfig(_JsonConfig):
             )
         if self.views not in (1, 2, 4, 8):
             raise EvicanError(f"views is {self.views}; expected 1, 2, 4 or 8 ways to look at an image.")
+        if self.close_views not in (0, 1, 2, 4, 8) or self.close_scale <= 1:
+            raise EvicanError(
+                f"close_views is {self.close_views} and close_scale {self.close_scale}; expected 0, 1, 2, 4 or 8 "
+                "ways to look at an image enlarged by more than 1."
+            )
+        if self.close_views and self.image_scale != "cells":
+            raise EvicanError(
+                f"close_views is {self.close_views}; an image that is scaled into a square has no closer views."
+            )
+        if len(self.rescoring) != 4 or self.rescoring[0] <= 0:
+            raise EvicanError(
+                f"rescoring is {list(self.rescoring)}; expected four weights, the first of them above 0."
+            )
         if len(self.pixel_mean) not in (1, 3) or not self.categories:
             raise EvicanError(
                 f"pixel_mean is {list(self.pixel_mean)}, categories {list(self.categories)}; expected one or three "

@@ -31,7 +31,7 @@ from evican_model.config import NetworkConfig
 from evican_model.errors import EvicanError, WeightsError
 from evican_model.runtime import start_tensorflow
 
-__all__ = ["from_efficientnet_lite", "from_matterport", "main"]
+__all__ = ["from_efficientnet_lite", "from_matterport", "main", "output_file", "tensors_of"]
 
 _LITE = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 _NORM = (
@@ -191,7 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        output = _output(options.output, options.source)
+        output = output_file(options.output, options.source)
         if options.mean_with and (options.source in _LITE or weights.check(options.source).matterport):
             raise WeightsError(f"--mean-with needs weights of ours; {options.source} are none.")
         settings = dict(_setting(text) for text in options.settings)
@@ -207,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             info = weights.check(options.source, options.categories)
             config = NetworkConfig.from_dict({**info.config.to_dict(), **settings}, "--set")
-            tensors, record = _tensors(replace(info, config=config)), info.training
+            tensors, record = tensors_of(replace(info, config=config)), info.training
             if options.mean_with:
                 tensors, record = _mean(tensors, replace(info, config=config), options.mean_with)
         weights.write(output, tensors, config, record, half=options.half)
@@ -218,8 +218,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _output(output: str, source: str) -> Path:
-    """Return the file to write: in a folder, it has the name of the source."""
+def output_file(output: str, source: str) -> Path:
+    """Return the weights file to write: in a folder, it has the name of the source.
+
+    Raises
+    ------
+    WeightsError
+        If it would overwrite the source.
+    """
     path = Path(output)
     if output.endswith(("/", "\\")) or path.is_dir():
         path.mkdir(parents=True, exist_ok=True)
@@ -247,7 +253,8 @@ def _report(source: str, config: NetworkConfig, record: dict[str, Any]) -> None:
         print(f"made anew for these categories, to be trained: {', '.join(record['untrained'])}")
 
 
-def _tensors(info: weights.WeightsInfo) -> dict[str, np.ndarray]:
+def tensors_of(info: weights.WeightsInfo) -> dict[str, np.ndarray]:
+    """Read all tensors of weights, by ``layer/tensor``."""
     start_tensorflow()
     from evican_model.network import MaskRCNN
 
@@ -269,7 +276,7 @@ def _mean(tensors: dict[str, np.ndarray], info: weights.WeightsInfo, others: Seq
                 f"{other} (SHA-256 {theirs.sha256[:12]}) is not related to {info.path}: by their training records "
                 "neither began from the other, nor both from the same weights; give related ones to --mean-with."
             )
-        parts.append(_tensors(replace(theirs, config=info.config)))
+        parts.append(tensors_of(replace(theirs, config=info.config)))
         one: dict[str, Any] = {"weights": theirs.path.name, "sha256": theirs.sha256}
         if theirs.sha256 not in descent:
             one["training"] = _until(descent, theirs.training)

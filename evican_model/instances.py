@@ -15,7 +15,7 @@ from evican_model.categories import CELL, NUCLEUS, are_lines, kind_of, line_of
 from evican_model.errors import EvicanError
 from evican_model.masks import box_pairs, common, paste_masks, shared_areas, solid_piece, tighten
 
-__all__ = ["Instances", "paste_masks"]
+__all__ = ["Instances", "paste_masks", "shares"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -231,11 +231,10 @@ class Instances:
             parents that contain equally much, the higher score wins, then the earlier.
         """
         children, parents = self.of(child), self.of(parent)
-        i, j = box_pairs(children.all_boxes, parents.all_boxes)
-        shared = _shared_areas(children, parents, i, j)
-        enough = (shared > 0) & (shared >= minimum_overlap * children.areas()[i])
-        i, j, shared = i[enough], j[enough], shared[enough]
-        best_last = np.lexsort((-j, parents.all_scores[j], shared))
+        i, j, share = shares(children, parents)
+        enough = (share > 0) & (share >= minimum_overlap)
+        i, j, share = i[enough], j[enough], share[enough]
+        best_last = np.lexsort((-j, parents.all_scores[j], share))
         links = np.zeros(len(children), np.int32)
         links[i[best_last]] = j[best_last] + 1
         return links
@@ -258,6 +257,16 @@ class Instances:
             bool,
         )
 
+    def rivals(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return pairs (better, worse) of one category whose boxes overlap, by their ranks."""
+        rank = np.empty(len(self), int)
+        rank[self._ranking()] = np.arange(len(self))
+        i, j = box_pairs(self.all_boxes, self.all_boxes)
+        pair = (rank[i] < rank[j]) & (self.category_ids[i] == self.category_ids[j])
+        i, j = i[pair], j[pair]
+        order = np.lexsort((rank[j], rank[i]))
+        return i[order], j[order]
+
     # Cleaning
 
     def clip(self, mask: np.ndarray) -> Instances:
@@ -269,7 +278,7 @@ class Instances:
     def without_duplicates(self, iou: float = 0.5) -> Instances:
         """Drop an object whose mask overlaps a better one of its category by more than ``iou`` (mask NMS)."""
         areas, kept = self.areas(), np.ones(len(self), bool)
-        better, worse = self._rivals()
+        better, worse = self.rivals()
         shared = _shared_areas(self, self, better, worse)
         duplicate = shared > iou * (areas[better] + areas[worse] - shared)
         for i, j in zip(better[duplicate].tolist(), worse[duplicate].tolist()):
@@ -301,7 +310,7 @@ class Instances:
         lines = [line_of(name) for name in self.categories]
         found = replace(self, categories=(CELL, NUCLEUS), category_ids=kinds[self.category_ids - 1])
         areas, total, kept = found.areas(), found.all_scores.astype(float), np.ones(len(found), bool)
-        better, worse = found._rivals()
+        better, worse = found.rivals()
         shared = _shared_areas(found, found, better, worse)
         same = shared > iou * (areas[better] + areas[worse] - shared)
         counted = {(i, line) for i, line in enumerate(self.category_ids.tolist())}
@@ -330,7 +339,7 @@ class Instances:
         Instances
             In the same order, boxes tight.
         """
-        better, worse = self._rivals()
+        better, worse = self.rivals()
         rivals: dict[int, list[int]] = {}
         for i, j in zip(better.tolist(), worse.tolist()):
             rivals.setdefault(j, []).append(i)
@@ -362,16 +371,6 @@ class Instances:
         """Return indices by descending score, equal scores in order."""
         return np.argsort(-self.all_scores, kind="stable")
 
-    def _rivals(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return pairs (better, worse) of one category whose boxes overlap, by rank of the better one."""
-        rank = np.empty(len(self), int)
-        rank[self._ranking()] = np.arange(len(self))
-        i, j = box_pairs(self.all_boxes, self.all_boxes)
-        pair = (rank[i] < rank[j]) & (self.category_ids[i] == self.category_ids[j])
-        i, j = i[pair], j[pair]
-        order = np.lexsort((rank[j], rank[i]))
-        return i[order], j[order]
-
     def _with_crops(self, index: np.ndarray, crops: Sequence[np.ndarray]) -> Instances:
         """Return the objects at ``index`` with new crops in the same boxes, tightened; empty ones dropped."""
         boxes, tight = tighten(self.all_boxes[index], crops)
@@ -399,6 +398,12 @@ class Instances:
         if mask.dtype != bool or mask.shape != self.shape:
             raise EvicanError(f"mask must be bool {self.shape} like the image, not {mask.dtype} {mask.shape}")
         return mask
+
+
+def shares(inner: Instances, outer: Instances) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return pairs i, j of objects whose boxes meet, and the share of inner object i that lies in outer object j."""
+    i, j = box_pairs(inner.all_boxes, outer.all_boxes)
+    return i, j, _shared_areas(inner, outer, i, j) / np.maximum(inner.areas()[i], 1)
 
 
 def _shared_areas(a: Instances, b: Instances, i: np.ndarray, j: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from evican_model import weights as weights_file
 from evican_model.categories import CELL, NUCLEUS, are_lines
 from evican_model.errors import EvicanError
 from evican_model.instances import Instances, paste_masks
+from evican_model.rescoring import least_own, rescored
 from evican_model.runtime import start_tensorflow, without_chatter
 from evican_model.scaling import choose_scale, grey_levels, resize, square_scale
 from evican_model.tiling import Tile, merge_tiles, plan_tiles
@@ -73,8 +74,8 @@ def load_model(
     with without_chatter():  # the traces that serve all sizes are made here, not in the user's first image
         side = info.config.strides[-1]
         for count in {1, batch}:
-            for views in {1, info.config.views}:
-                network.detect(tf.zeros([count, side, side, 1]), 0.5, view_count=views)
+            for several in {False, info.config.views > 1 or info.config.close_views > 0}:
+                network.detect(tf.zeros([count, side, side, 1]), 0.5, view_count=1 + several)
     return Model(network, info, batch)
 
 
@@ -220,8 +221,8 @@ class Model:
         """
         if minimum_score is None:
             minimum_score = self.config.minimum_score
-        # The scale is measured on confident objects, whatever else is asked for.
-        least = min(minimum_score, self.config.confidence)
+        # The scale is measured on confident objects, whatever else is asked for; and weak ones may get higher scores.
+        least = least_own(min(minimum_score, self.config.confidence), self.config.rescoring)
         levels = grey_levels(image, self.config)
         if levels.min() == levels.max():
             return Instances.empty(levels.shape, self.config.categories)
@@ -229,7 +230,7 @@ class Model:
             found, scale = None, square_scale(levels.shape, self.config)
         elif cell_diameter is None:  # one view is enough to measure the objects
             scale, found = choose_scale(
-                levels, lambda image, scale: self._detect_at(image, scale, least, 1), self.config
+                levels, lambda image, scale: self._detect_at(image, scale, least), self.config
             )
         elif cell_diameter > 0:
             found, scale = None, self.config.cell_diameter / cell_diameter
@@ -237,17 +238,20 @@ class Model:
             raise EvicanError(
                 f"cell_diameter is {cell_diameter}; expected pixels above 0, or None for automatic."
             )
-        if found is None or self.config.views > 1:
-            found = self._detect_at(levels, scale, least, self.config.views)
+        if found is None or self.config.views > 1 or self.config.close_views:
+            found = self._detect_at(levels, scale, least, self.config.views, self.config.close_views)
+        found = rescored(found, self.config.rescoring)
         return found.select(found.all_scores >= minimum_score).sorted_by_score()
 
-    def _detect_at(self, levels: np.ndarray, scale: float, minimum_score: float, views: int) -> Instances:
+    def _detect_at(
+        self, levels: np.ndarray, scale: float, minimum_score: float, view_count: int = 1, close_count: int = 0
+    ) -> Instances:
         """Detect with the image scaled by `scale`, tile by tile; masks come out at the image's own size."""
         tile, overlap = (max(1, round(side / scale)) for side in (self.config.tile, self.config.tile_overlap))
         tiles = plan_tiles(levels.shape, tile, overlap)
         parts = []
         for few in _batches(tiles, self.batch):
-            for part, found in zip(few, self._detect_tiles(levels, few, scale, minimum_score, views)):
+            for part, found in zip(few, self._detect_tiles(levels, few, scale, minimum_score, view_count, close_count)):
                 parts.append(
                     (part, found.select(~_in_seam(found.all_boxes, part, found.shape, overlap // 2)))
                 )
@@ -256,21 +260,22 @@ class Model:
         return merge_tiles(parts, levels.shape, self.config.categories)
 
     def _detect_tiles(
-        self, levels: np.ndarray, tiles: Sequence[Tile], scale: float, minimum_score: float, views: int
+        self, levels: np.ndarray, tiles: Sequence[Tile], scale: float, minimum_score: float, view_count: int,
+        close_count: int,
     ) -> list[Instances]:
         """Detect in some tiles of one size at once."""
         import tensorflow as tf
 
+        from evican_model.views import Close, views
+
         height, width = tiles[0].y2 - tiles[0].y1, tiles[0].x2 - tiles[0].x1
-        rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
-        if self.config.image_scale == "square":  # a tile's side is rounded: it may come out a pixel too long
-            rows, columns = min(rows, self.config.tile), min(columns, self.config.tile)
-        canvas, (top, left), window = self._canvas(rows, columns)
-        images = np.repeat(canvas[None, :, :, None], len(tiles), 0)
-        for image, tile in zip(images, tiles):
-            image[top : top + rows, left : left + columns, 0] = resize(levels[tile.slices], rows, columns)
+        (rows, columns), images, (top, left), window = self._shown(levels, tiles, scale)
         windows = tf.constant([window] * len(tiles), tf.float32)
-        out = self.network.detect(tf.constant(images), minimum_score, windows, views)
+        close = None
+        if close_count:
+            (near_rows, near_columns), near, _, _ = self._shown(levels, tiles, scale * self.config.close_scale)
+            close = Close(tf.constant(near), (near_rows / rows, near_columns / columns), views(close_count))
+        out = self.network.detect(tf.constant(images), minimum_score, windows, view_count, close)
         out = {key: value.numpy() for key, value in out.items()}
         back = np.array([height / rows, width / columns] * 2, np.float32)
         frames = (out["frames"] - np.array([top, left] * 2, np.float32)) * back
@@ -286,6 +291,21 @@ class Model:
             )
             found.append(inside.select(inside.areas() > 0).shifted(tile.y1, tile.x1, levels.shape))
         return found
+
+    def _shown(self, levels: np.ndarray, tiles: Sequence[Tile], scale: float):
+        """Return some tiles as the network sees them at a scale, [tiles, height, width, 1], and where they lie there.
+
+        Their rows and columns stand before, and after what `_canvas` tells of the corner and the clipping.
+        """
+        height, width = tiles[0].y2 - tiles[0].y1, tiles[0].x2 - tiles[0].x1
+        rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+        if self.config.image_scale == "square":  # a tile's side is rounded: it may come out a pixel too long
+            rows, columns = min(rows, self.config.tile), min(columns, self.config.tile)
+        canvas, (top, left), window = self._canvas(rows, columns)
+        images = np.repeat(canvas[None, :, :, None], len(tiles), 0)
+        for image, tile in zip(images, tiles):
+            image[top : top + rows, left : left + columns, 0] = resize(levels[tile.slices], rows, columns)
+        return (rows, columns), images, (top, left), window
 
     def _canvas(self, rows: int, columns: int):
         """Return an empty input for a tile, where the tile's corner lies in it, and what detections are clipped to.

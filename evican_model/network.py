@@ -13,11 +13,12 @@ import tensorflow as tf
 
 from evican_model import boxes, roi, rpn
 from evican_model.backbones import backbone, fold
+from evican_model.categories import NUCLEUS, kind_of
 from evican_model.config import NetworkConfig, TrainConfig
 from evican_model.fpn import feature_pyramid
 from evican_model.geometry import geometry
 from evican_model.runtime import computing_in
-from evican_model.views import Look, views
+from evican_model.views import Close, Look, views
 
 __all__ = ["MaskRCNN"]
 
@@ -68,12 +69,12 @@ class MaskRCNN(tf.Module):
                     named[f"{layer.name}/{tensor}"] = variable
         return named
 
-    def detect(self, images, minimum_score, windows=None, view_count=1):
+    def detect(self, images, minimum_score, windows=None, view_count=1, close=None):
         """Call `forward`, compiled. What is traced once serves images of every size.
 
         Parameters
         ----------
-        images, minimum_score, windows
+        images, minimum_score, windows, close
             Those of `forward`; `windows` are the whole images by default.
         view_count : int
             In how many views. One is traced as a whole; of several, the parts are, which all views share.
@@ -81,12 +82,12 @@ class MaskRCNN(tf.Module):
         batch, height, width, _ = images.shape
         if windows is None:
             windows = tf.constant([[0, 0, height, width]] * batch, tf.float32)
-        several = view_count > 1
+        several = view_count > 1 or close is not None
         if (batch, several) not in self.traces:
             self.traces[batch, several] = self._compiled(batch) if several else self._traced(batch)
         traced = self.traces[batch, several]
         if several:
-            return self.forward(images, minimum_score, windows, views(view_count), traced)
+            return self.forward(images, minimum_score, windows, views(view_count), traced, close)
         return traced(images, minimum_score, windows)
 
     def _traced(self, batch: int):
@@ -104,7 +105,7 @@ class MaskRCNN(tf.Module):
             tf.function(self.draw, [pyramid, size, regions, index, index]),
         )
 
-    def forward(self, images, minimum_score, windows, ways=_PLAIN, parts=None):
+    def forward(self, images, minimum_score, windows, ways=_PLAIN, parts=None, close: Close | None = None):
         """Detect the objects of some images.
 
         Parameters
@@ -119,6 +120,9 @@ class MaskRCNN(tf.Module):
             How to look at the images: boxes, probabilities and masks are the mean of what each view gives.
         parts : optional
             What has the methods `see`, `judge` and `draw`, compiled; this network by default.
+        close : Close, optional
+            The same images from nearer: what these views say counts for nuclei only. Outlines of nuclei are the tighter
+            for it, cells fall apart.
 
         Returns
         -------
@@ -128,12 +132,21 @@ class MaskRCNN(tf.Module):
             side], the probability of each pixel of the frame, and ``image_index`` int32 [n], ascending.
         """
         config, parts = self.config, parts or self
-        whole = self.geometry.inner(tf.cast(tf.concat([[0, 0], tf.shape(images)[1:3]], 0), tf.float32))
-        looks = [Look(view, images, whole[2:], parts) for view in ways]
+        looks = [Look(view, images, self._extent(images), parts) for view in ways]
+        near = []
+        if close:
+            extent = self._extent(close.images)
+            near = [Look(view, close.images, extent, parts, close.zoom) for view in close.ways]
         # Each view judges the proposals of all: more of them, and not only the mean of the answers, tightens the boxes.
-        rois = [tf.concat(of_image, 0) for of_image in zip(*(look.rois for look in looks))]
+        rois = [tf.concat(of_image, 0) for of_image in zip(*(look.rois for look in looks + near))]
         index, regions = _image_index(rois), tf.concat(rois, 0)
         judged = [_mean(part) for part in zip(*(look.judge(regions, index) for look in looks))]
+        nuclear = tf.constant([kind_of(name) == NUCLEUS for name in config.categories])
+        if near:
+            closer = zip(*(look.judge(regions, index) for look in near))
+            scores, refined = (_joined(part, len(looks), answers) for part, answers in zip(judged, closer))
+            judged = [tf.where(tf.concat([[False], nuclear], 0), scores, judged[0]),
+                      tf.where(nuclear[:, None], refined, judged[1])]  # fmt: skip
         heads = [tf.split(part, [tf.shape(of_image)[0] for of_image in rois]) for part in judged]
         windows = tf.unstack(self.geometry.inner(windows))
         found = [
@@ -144,10 +157,19 @@ class MaskRCNN(tf.Module):
         index = _image_index(scores for _, _, scores in found)
         frames = boxes.grow(regions, config.mask_context)
         masks = _mean([look.draw(frames, index, category_ids) for look in looks])
+        if near:
+            mine = tf.where(tf.gather(nuclear, category_ids - 1))
+            own = [tf.gather_nd(part, mine) for part in (frames, index, category_ids)]
+            drawn = _joined(tf.gather_nd(masks, mine), len(looks), [look.draw(*own) for look in near])
+            masks = tf.tensor_scatter_nd_update(masks, mine, drawn)
         if config.mask_certainty:
             scores *= roi.mask_certainty(masks)
         return {"boxes": self.geometry.outer(regions), "category_ids": category_ids, "scores": scores,
                 "frames": self.geometry.outer(frames), "masks": masks, "image_index": index}  # fmt: skip
+
+    def _extent(self, images):
+        """Where the far edge of images lies in the geometry of the boxes, [2]."""
+        return self.geometry.inner(tf.cast(tf.concat([[0, 0], tf.shape(images)[1:3]], 0), tf.float32))[2:]
 
     def see(self, images):
         """Backbone, pyramid and RPN: return the levels, the images' size, and the proposals [n, 4] of each image."""
@@ -244,6 +266,11 @@ class MaskRCNN(tf.Module):
 def _image_index(parts):
     """Which image each row is of, int32 [n], when the rows of the images stand one after another."""
     return tf.concat([tf.fill([tf.shape(part)[0]], i) for i, part in enumerate(parts)], 0)
+
+
+def _joined(mean, count, answers):
+    """Mean of what several views say and of the mean of `count` others."""
+    return (mean * count + tf.add_n(list(answers))) / (count + len(answers))
 
 
 def _mean(answers):

@@ -141,7 +141,8 @@ def network_of(
         raise WeightsError(f"The weights {start} are of the preset {config.preset!r}, not {preset!r}; leave --preset "
                            "out, or give other --weights.")  # fmt: skip
     if new_heads:
-        return dataclasses.replace(config, categories=unique)
+        # New heads give other scores, which would have to be rescored otherwise.
+        return dataclasses.replace(config, categories=unique, rescoring=NetworkConfig().rescoring)
     unknown = [name for name in unique if name not in config.categories]
     if unknown:
         raise WeightsError(

@@ -1,16 +1,17 @@
-"""The eight ways to look at a picture: mirrored, upside down, with rows and columns swapped.
+"""The eight ways to look at a picture: mirrored, upside down, with rows and columns swapped; and each from nearer.
 
 A network answers a little differently to each, though what is in the picture stays the same: the mean of its answers is
-nearer to the truth than each of them. How many of them are taken, `NetworkConfig.views` says.
+nearer to the truth than each of them. How many of them are taken, `NetworkConfig.views` and `close_views` say.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-__all__ = ["Look", "View", "views"]
+__all__ = ["Close", "Look", "View", "views"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,14 @@ class View:
         return tf.gather(boxes, [1, 0, 3, 2], axis=-1) if self.transposed else boxes
 
 
+class Close(NamedTuple):
+    """The same pictures from nearer, and the ways to look at them."""
+
+    images: Any  # tensor [batch, height, width, channels]
+    zoom: tuple[float, float]  # by what they are larger, in rows and columns
+    ways: tuple[View, ...]
+
+
 class Look:
     """What a network makes of some images in one view, told in boxes and masks of the plain images.
 
@@ -71,22 +80,32 @@ class Look:
         See `View.boxes`.
     parts
         What has the network's methods ``see``, ``judge`` and ``draw``.
+    zoom : float tensor [2], optional
+        By what `images` are larger than the plain ones, in rows and columns: `extent` is theirs, all boxes that are
+        given or returned lie on the plain ones.
     """
 
-    def __init__(self, view: View, images, extent, parts):
+    def __init__(self, view: View, images, extent, parts, zoom=(1.0, 1.0)):
         self.view, self.extent, self.parts = view, extent, parts
+        self.zoom = tf.tile(tf.cast(zoom, tf.float32), [2])
         self.pyramid, self.size, rois = parts.see(view.images(images))
-        self.rois = [view.boxes_back(of_image, extent) for of_image in rois]
+        self.rois = [self._back(of_image) for of_image in rois]
 
     def judge(self, rois, index):
         """Return how likely ROIs [n, 4] are of each category, and the boxes they are refined to."""
-        scores, refined = self.parts.judge(self.pyramid, self.size, self.view.boxes(rois, self.extent), index)
-        return scores, self.view.boxes_back(refined, self.extent)
+        scores, refined = self.parts.judge(self.pyramid, self.size, self._there(rois), index)
+        return scores, self._back(refined)
 
     def draw(self, frames, index, category_ids):
         """Return the probability of each pixel of frames [n, 4], [n, side, side]."""
-        frames = self.view.boxes(frames, self.extent)
-        return self.view.masks_back(self.parts.draw(self.pyramid, self.size, frames, index, category_ids))
+        masks = self.parts.draw(self.pyramid, self.size, self._there(frames), index, category_ids)
+        return self.view.masks_back(masks)
+
+    def _there(self, boxes):
+        return self.view.boxes(boxes * self.zoom, self.extent)
+
+    def _back(self, boxes):
+        return self.view.boxes_back(boxes, self.extent) / self.zoom
 
 
 _ALL = tuple(

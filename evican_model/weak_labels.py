@@ -22,8 +22,7 @@ from scipy import ndimage
 
 from evican_model.dataset import AnnotatedImage, read_dataset
 from evican_model.errors import DatasetError, EvicanError
-from evican_model.instances import Instances
-from evican_model.masks import box_pairs, shared_areas
+from evican_model.instances import Instances, shares
 from evican_model.weights import check
 
 __all__ = ["add_weak_labels", "grow_from_nuclei", "main", "weak_cells", "weak_nuclei"]
@@ -71,7 +70,7 @@ def weak_cells(
     nuclei = known.of("Nucleus")
     cells = found.of("Cell")
     cells = cells.select(cells.all_scores >= least)
-    i, j, share = _shares(nuclei, cells)
+    i, j, share = shares(nuclei, cells)
     whole = share >= _WHOLE
     held = np.bincount(j[whole], minlength=len(cells))
     cut = np.bincount(j[(share > _CUT) & ~whole], minlength=len(cells))
@@ -107,7 +106,7 @@ def weak_nuclei(known: Instances, found: Instances, least: float = NUCLEUS_SCORE
     cells = known.of("Cell")
     nuclei = found.of("Nucleus")
     nuclei = nuclei.select(nuclei.all_scores >= least)
-    i, j, share = _shares(nuclei, cells)
+    i, j, share = shares(nuclei, cells)
     size = nuclei.areas()[i] / np.maximum(cells.areas()[j], 1)
     fits = (share >= 0.9) & (size >= _NUCLEUS_SHARE[0]) & (size <= _NUCLEUS_SHARE[1])
     own = np.full(len(nuclei), -1)
@@ -254,13 +253,6 @@ def _missing(item: AnnotatedImage) -> str | None:
     return "Nucleus" if item.annotated == {"Cell"} else None
 
 
-def _shares(inner: Instances, outer: Instances):
-    """Return pairs i, j of objects that meet, and the share of inner object i that lies in outer object j."""
-    i, j = box_pairs(inner.all_boxes, outer.all_boxes)
-    shared = shared_areas(inner.all_boxes, inner.crops, outer.all_boxes, outer.crops, i, j)
-    return i, j, shared / np.maximum(inner.areas()[i], 1)
-
-
 def _agreement(cells: Instances, k: int, grown: np.ndarray, label: int) -> float:
     y1, x1, y2, x2 = cells.all_boxes[k]
     shared = int((cells.crops[k] & (grown[y1:y2, x1:x2] == label)).sum())
@@ -277,7 +269,7 @@ def _best_for_each(own: np.ndarray, scores: np.ndarray, eligible: np.ndarray) ->
 
 def _beside(weak: Instances, there: Instances) -> Instances:
     """Leave out weak objects where a person outlined one of the category."""
-    i, _, share = _shares(weak, there)
+    i, _, share = shares(weak, there)
     clear = np.ones(len(weak), bool)
     clear[i[share > 0.2]] = False
     return weak.select(clear)

@@ -37,10 +37,12 @@ __all__ = [
 BUNDLED_FOLDER = Path(__file__).parent / "weights"
 BUNDLED_NAME = "fast"
 # Each name's file, and what its config has otherwise: the same tensors, used with more care.
-_BUNDLED: dict[str, tuple[str, dict[str, Any]]] = {"fast": ("fast", {}), "accurate": ("fast", {"views": 8})}
+_LOOKS = {"views": 8, "close_views": 4}
+_BUNDLED: dict[str, tuple[str, dict[str, Any]]] = {"fast": ("fast", {}), "accurate": ("fast", _LOOKS)}
 _FORMAT = "evican-weights 1"
 # What networks were before the config had a word for it, so that older files mean what they meant.
-_BEFORE = {"mask_context": 1.0, "mask_certainty": False, "views": 1}
+_BEFORE = {"mask_context": 1.0, "mask_certainty": False, "views": 1, "close_views": 0, "close_scale": 1.25,
+           "rescoring": (1.0, 0.0, 0.0, 0.0)}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ import pytest
 import tensorflow as tf
 
 import evican_model
+from evican_model.config import NetworkConfig
+from evican_model.errors import EvicanError
 from evican_model.scaling import resize
-from evican_model.views import View, views
+from evican_model.views import Close, View, views
 
 HEIGHT, WIDTH = 256, 320
 
@@ -77,6 +79,49 @@ def test_eight_views_find_the_same_however_the_image_is_turned(accurate, image, 
         return np.abs(plain["boxes"][:, None] - back[None]).max(-1).min(1).max()
 
     assert difference(8) < 0.01 < difference(1)
+
+
+def enlarged(image, factor):
+    rows, columns = (round(extent * factor) for extent in image.shape)
+    canvas = np.full([-(-rows // 64) * 64, -(-columns // 64) * 64], 127, np.float32)
+    canvas[:rows, :columns] = resize(image, rows, columns)
+    return tf.constant(canvas[None, :, :, None])
+
+
+def test_closer_views_count_for_nuclei_only(accurate, image):
+    def detect(close):
+        found = accurate.network.detect(tf.constant(image[None, :, :, None]), 0.3, None, 1, close)
+        return [found["boxes"].numpy()[found["category_ids"] == i] for i in (1, 2)]
+
+    def moved(boxes, others):
+        return np.abs(boxes[:, None] - others[None]).max(-1).min(1)
+
+    cells, nuclei = detect(None)
+    near_cells, near_nuclei = detect(Close(enlarged(image, 1.25), (1.25, 1.25), views(1)))
+    _, dim_nuclei = detect(Close(enlarged(np.full_like(image, 127), 1.25), (1.25, 1.25), views(1)))
+    assert len(cells) > 2 and len(nuclei) > 2
+    # What is found comes from the same views, of a few more proposals.
+    assert np.median(moved(cells, near_cells)) < 1e-3 < np.median(moved(nuclei, near_nuclei)) < 6
+    assert len(dim_nuclei) < len(nuclei)  # where the closer views see nothing, nuclei lose
+
+
+def test_closer_views_find_the_same_however_the_image_is_turned(accurate, image):
+    def detect(picture):
+        close = Close(enlarged(picture, 1.25), (1.25, 1.25), views(4))
+        found = accurate.network.detect(tf.constant(picture[None, :, :, None]), 0.5, None, 4, close)
+        return found["boxes"].numpy()
+
+    plain, other = detect(image), detect(np.ascontiguousarray(image[::-1]))
+    back = views(4)[2].boxes_back(other, tf.constant([float(HEIGHT), WIDTH])).numpy()
+    assert views(4)[2] == View(upside_down=True) and len(plain) > 2
+    assert np.abs(plain[:, None] - back[None]).max(-1).min(1).max() < 0.01
+
+
+@pytest.mark.parametrize("changes", [{"close_views": 3}, {"close_views": 1, "close_scale": 1.0},
+                                     {"close_views": 1, "image_scale": "square"}])  # fmt: skip
+def test_closer_views_that_there_are_not(changes):
+    with pytest.raises(EvicanError, match="close_views is"):
+        NetworkConfig(**changes)
 
 
 def test_the_accurate_weights_measure_the_scale_as_the_fast_ones(accurate, plate_image):
