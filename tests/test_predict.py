@@ -178,15 +178,15 @@ class TestOutputs:
 
     def test_options_reach_the_model(self, model, pictures, one, tmp_path):
         pixels = pictures["a.tif"]
-        confidence, diameter = {"confidence": 0.1}, {"cell_diameter": 33}
+        confidence, diameter = {"confidence": 0.8}, {"cell_diameter": 33}
         expected = model.segment(pixels, **confidence, **diameter).labels("Cell")
         for less in (confidence, diameter):
             assert (model.segment(pixels, **less).labels("Cell") != expected).any(), "it changes nothing"
-        arguments = [one, "--output", tmp_path / "out", "--confidence", "0.1", "--cell-diameter", "33"]
+        arguments = [one, "--output", tmp_path / "out", "--confidence", "0.8", "--cell-diameter", "33"]
         run(*arguments, "--labels")
         np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "a_cells.tiff"), expected)
         run(*arguments, "--coco", tmp_path / "r.json")
-        scores = model.detect(pixels, minimum_score=0.1, **diameter).all_scores
+        scores = model.detect(pixels, minimum_score=0.8, **diameter).all_scores
         assert len(scores) < len(model.detect(pixels, **diameter))
         given = [result["score"] for result in json.loads((tmp_path / "r.json").read_text())]
         assert given == pytest.approx(scores.tolist(), abs=1e-6)
