@@ -222,7 +222,7 @@ class Model:
         if minimum_score is None:
             minimum_score = self.config.minimum_score
         # The scale is measured on confident objects, whatever else is asked for; and weak ones may get higher scores.
-        least = least_own(min(minimum_score, self.config.confidence), self.config.rescoring)
+        least = least_own(min(minimum_score, self.config.confidence), self.config.rescoring, self.config.categories)
         levels = grey_levels(image, self.config)
         if levels.min() == levels.max():
             return Instances.empty(levels.shape, self.config.categories)
@@ -244,14 +244,14 @@ class Model:
         return found.select(found.all_scores >= minimum_score).sorted_by_score()
 
     def _detect_at(
-        self, levels: np.ndarray, scale: float, minimum_score: float, view_count: int = 1, close_count: int = 0
+        self, levels: np.ndarray, scale: float, least: Sequence[float], view_count: int = 1, close_count: int = 0
     ) -> Instances:
         """Detect with the image scaled by `scale`, tile by tile; masks come out at the image's own size."""
         tile, overlap = (max(1, round(side / scale)) for side in (self.config.tile, self.config.tile_overlap))
         tiles = plan_tiles(levels.shape, tile, overlap)
         parts = []
         for few in _batches(tiles, self.batch):
-            for part, found in zip(few, self._detect_tiles(levels, few, scale, minimum_score, view_count, close_count)):
+            for part, found in zip(few, self._detect_tiles(levels, few, scale, least, view_count, close_count)):
                 parts.append(
                     (part, found.select(~_in_seam(found.all_boxes, part, found.shape, overlap // 2)))
                 )
@@ -260,7 +260,7 @@ class Model:
         return merge_tiles(parts, levels.shape, self.config.categories)
 
     def _detect_tiles(
-        self, levels: np.ndarray, tiles: Sequence[Tile], scale: float, minimum_score: float, view_count: int,
+        self, levels: np.ndarray, tiles: Sequence[Tile], scale: float, least: Sequence[float], view_count: int,
         close_count: int,
     ) -> list[Instances]:
         """Detect in some tiles of one size at once."""
@@ -275,7 +275,7 @@ class Model:
         if close_count:
             (near_rows, near_columns), near, _, _ = self._shown(levels, tiles, scale * self.config.close_scale)
             close = Close(tf.constant(near), (near_rows / rows, near_columns / columns), views(close_count))
-        out = self.network.detect(tf.constant(images), minimum_score, windows, view_count, close)
+        out = self.network.detect(tf.constant(images), least, windows, view_count, close)
         out = {key: value.numpy() for key, value in out.items()}
         back = np.array([height / rows, width / columns] * 2, np.float32)
         frames = (out["frames"] - np.array([top, left] * 2, np.float32)) * back

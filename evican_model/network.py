@@ -23,6 +23,7 @@ from evican_model.views import Close, Look, views
 __all__ = ["MaskRCNN"]
 
 _PLAIN = views(1)
+_DRAWN_AT_ONCE = 64  # masks
 
 
 class _Parts(NamedTuple):
@@ -82,6 +83,7 @@ class MaskRCNN(tf.Module):
         batch, height, width, _ = images.shape
         if windows is None:
             windows = tf.constant([[0, 0, height, width]] * batch, tf.float32)
+        minimum_score = tf.broadcast_to(tf.cast(minimum_score, tf.float32), [len(self.config.categories)])
         several = view_count > 1 or close is not None
         if (batch, several) not in self.traces:
             self.traces[batch, several] = self._compiled(batch) if several else self._traced(batch)
@@ -91,7 +93,8 @@ class MaskRCNN(tf.Module):
         return traced(images, minimum_score, windows)
 
     def _traced(self, batch: int):
-        signature = [tf.TensorSpec([batch, None, None, 1]), tf.TensorSpec([]), tf.TensorSpec([batch, 4])]
+        least = tf.TensorSpec([len(self.config.categories)])
+        signature = [tf.TensorSpec([batch, None, None, 1]), least, tf.TensorSpec([batch, 4])]
         return tf.function(self.forward, input_signature=signature)
 
     def _compiled(self, batch: int) -> _Parts:
@@ -112,7 +115,7 @@ class MaskRCNN(tf.Module):
         ----------
         images : float32 tensor [batch, height, width, 1]
             Grey levels 0 to 255; sides are multiples of 64.
-        minimum_score : float32 tensor []
+        minimum_score : float32 tensor [] or [categories]
             Weaker detections are dropped before their masks are drawn: half of the work in a dense image.
         windows : float32 tensor [batch, 4]
             Detections are clipped to this part of each image.
@@ -189,9 +192,22 @@ class MaskRCNN(tf.Module):
         return roi.read_box_head(logits, offsets, rois, self.config)
 
     def draw(self, pyramid, size, frames, index, category_ids):
-        """Mask head: return the probability of each pixel of frames [n, 4], of their own category."""
-        masks = self.mask_head(self.align(pyramid, frames, index, self.config.mask_pool, size))
-        return tf.sigmoid(tf.gather(masks, category_ids - 1, axis=3, batch_dims=1))
+        """Mask head: return the probability of each pixel of frames [n, 4], of their own category.
+
+        Some at a time: the head needs a hundred times the memory of the mask that comes out.
+        """
+        side, count = 2 * self.config.mask_pool, tf.shape(frames)[0]
+        steps = tf.maximum(1, -(-count // _DRAWN_AT_ONCE))
+
+        def some(step, drawn):
+            part = slice(step * _DRAWN_AT_ONCE, (step + 1) * _DRAWN_AT_ONCE)
+            masks = self.mask_head(self.align(pyramid, frames[part], index[part], self.config.mask_pool, size))
+            masks = tf.sigmoid(tf.gather(masks, category_ids[part] - 1, axis=3, batch_dims=1))
+            return step + 1, drawn.write(step, masks)
+
+        drawn = tf.TensorArray(tf.float32, steps, infer_shape=False, element_shape=[None, side, side])
+        _, drawn = tf.while_loop(lambda step, _: step < steps, some, (0, drawn), parallel_iterations=1)
+        return tf.ensure_shape(drawn.concat(), [None, side, side])
 
     def fold(self):
         """Copy the backbone into one without batch norms, and for grey images where it can be, for faster detection.

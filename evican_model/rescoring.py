@@ -19,11 +19,11 @@ from dataclasses import replace
 from typing import Any, Iterable, Sequence
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logit
 from tqdm import tqdm
 
 from evican_model.categories import CELL, NUCLEUS
+from evican_model.config import NetworkConfig
 from evican_model.dataset import AnnotatedImage, read_dataset
 from evican_model.errors import DatasetError, EvicanError
 from evican_model.instances import Instances, shares
@@ -37,7 +37,7 @@ _FLOOR = 0.2
 _USUAL, _USUAL_WEIGHT = 0.7, 5.0
 _SURE = 0.5  # least score of the cells by which an image is judged
 _CLIP = 1e-3  # scores closer to 0 or 1 count as this close
-_PLAIN = (1.0, 0.0, 0.0, 0.0)
+_PLAIN = NetworkConfig.rescoring
 
 
 def evidence(found: Instances) -> np.ndarray:
@@ -90,19 +90,34 @@ def rescored(found: Instances, weights: Sequence[float]) -> Instances:
     return replace(found, all_scores=scores)
 
 
-def least_own(score: float, weights: Sequence[float]) -> float:
-    """Return the least score of the network's own that has to be known to find all objects of at least `score`.
+def least_own(score: float, weights: Sequence[float], categories: Sequence[str]) -> tuple[float, ...]:
+    """Return the least scores of the network's own that have to be known to find all objects of at least `score`.
+
+    Parameters
+    ----------
+    score : float
+    weights : sequence of float
+        As for `rescored`.
+    categories : sequence of str
+
+    Returns
+    -------
+    tuple of float
+        One for each category.
 
     Examples
     --------
-    >>> least_own(0.6, (1.0, 0.0, 0.0, 0.0)), round(least_own(0.1, (1.0, 2.0, -3.0, 0.0)), 3)
-    (0.6, 0.015)
+    >>> names = ("Cell", "Nucleus")
+    >>> least_own(0.6, (1.0, 0.0, 0.0, 0.0), names), np.round(least_own(0.6, (1.0, 2.0, -3.0, 0.0), names), 3).tolist()
+    ((0.6, 0.6), [0.169, 0.2])
     """
-    if tuple(weights) == _PLAIN:
-        return score
+    if tuple(weights) == _PLAIN or not {CELL, NUCLEUS} <= set(categories):
+        return (score,) * len(categories)
     own, nucleus, _, constant = weights
+    evident = min(score, _FLOOR)
     helped = expit((logit(score) - max(nucleus, 0.0) - constant) / own)  # a nucleus counts for 1 at most, a rival never
-    return float(min(score, helped, _FLOOR))
+    least = {CELL: min(evident, float(helped)), NUCLEUS: evident}
+    return tuple(least.get(name, score) for name in categories)
 
 
 def fit(samples: Iterable[tuple[np.ndarray, np.ndarray, float]]) -> tuple[float, ...]:
@@ -124,6 +139,8 @@ def fit(samples: Iterable[tuple[np.ndarray, np.ndarray, float]]) -> tuple[float,
     EvicanError
         If all cells are right, or none is.
     """
+    from scipy.optimize import minimize  # only fitting needs it, and it takes its time to load
+
     parts = list(samples)
     known = np.concatenate([part for part, _, _ in parts])
     known = np.concatenate([known, np.ones((len(known), 1))], 1)

@@ -278,7 +278,7 @@ def detections(scores, candidates, window, minimum_score, config: NetworkConfig)
         As `read_box_head` gives them.
     window : tensor [4]
         Boxes are clipped to this one.
-    minimum_score : float or tensor []
+    minimum_score : tensor [] or [categories]
 
     Returns
     -------
@@ -290,9 +290,10 @@ def detections(scores, candidates, window, minimum_score, config: NetworkConfig)
         likeliest = tf.one_hot(tf.argmax(scores, -1), categories + 1, True, False, dtype=tf.bool)
         scores = tf.where(likeliest, scores, -tf.ones_like(scores))
     category = tf.tile(tf.range(categories), [tf.shape(scores)[0]])
+    least = tf.broadcast_to(tf.cast(minimum_score, tf.float32), [categories])
     scores = tf.reshape(scores[:, 1:], [-1])  # [n * categories]
     candidates = boxes.clip(tf.reshape(candidates, [-1, 4]), window)
-    worth = tf.where((scores >= minimum_score) & (boxes.area(candidates) >= config.smallest_box))[:, 0]
+    worth = tf.where((scores >= tf.gather(least, category)) & (boxes.area(candidates) >= config.smallest_box))[:, 0]
     scores, candidates, category = (tf.gather(x, worth) for x in (scores, candidates, category))
     # One pass suppresses within each category: the categories are moved apart by more than an image.
     apart = tf.cast(category, tf.float32)[:, None] * (tf.reduce_max(window) + 1)

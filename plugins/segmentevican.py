@@ -54,7 +54,8 @@ Measurements made by this module
 
 **Object measurements** (cells and nuclei):
 
--  *EVICAN_Score*: How sure the network is of the object and of its outline, from 0 to 1.
+-  *EVICAN_Score*: How sure the network is of the object and of its outline, from 0 to 1. In
+   that of a cell, the nucleus in it and a better cell in its place count as well.
 -  *Location_Center_X, Location_Center_Y*: The pixel (X,Y) coordinates of the center
    of mass of the object.
 -  *Number_Object_Number*: The number of the object in its image.
@@ -189,8 +190,9 @@ or DIC. For a color image, use the output of **ColorToGray**.
             doc=f"""\
 -  *{MODEL_BUNDLED}:* The model that was installed with this module. Start with it.
 -  *{MODEL_ACCURATE}:* The same model looks at each image in eight ways, mirrored and
-   turned, and takes the mean of what it sees. Objects are told from background more
-   surely, and outlines fit more tightly. The network takes about ten times as long:
+   turned, and takes the mean of what it sees; at nuclei, four more times from nearer.
+   Objects are told from background more surely, and outlines fit more tightly. The network
+   takes about ten times as long:
    choose it when the outlines matter more than the time.
 -  *{MODEL_FILE}:* A model that you or a colleague trained, for instance on your own cell
    line with ``python -m evican_model.train``. It is a file *name.h5* with a file
@@ -330,7 +332,7 @@ from parent to child or means for each parent. Only one module can relate the tw
             doc=f"""\
 The network gives each {singular} a score from 0 to 1; {plural} with a lower score than this are
 discarded. If real {plural} are missed, lower it (0.5 is a good second try). If debris or
-background is outlined, raise it (0.7; few objects score above 0.8). The score of each object is measured as
+background is outlined, raise it (0.7; few nuclei score above 0.8). The score of each object is measured as
 *{M_SCORE}*, so you may also keep this low and choose with **FilterObjects** later.
 """,
         )

@@ -309,3 +309,27 @@ def test_scores_weigh_how_certain_the_masks_are(model):
     assert len(masks) > 3
     inside = [mask[mask >= 0.5].mean() for mask in masks]
     np.testing.assert_allclose(found[True]["scores"], scores * inside, rtol=1e-4)
+
+
+@pytest.mark.parametrize("count", [0, 1, 64, 129])
+def test_masks_drawn_some_at_a_time_are_those_drawn_at_once(model, monkeypatch, count):
+    network, rng = model.network, np.random.default_rng(count)
+    pyramid, size, _ = network.see(batch_of("46_HT1080", 320)["image"])
+    corners = rng.uniform(0, 250, (count, 2))
+    frames = tf.constant(np.concatenate([corners, corners + rng.uniform(10, 60, (count, 2))], 1), tf.float32)
+    index, ids = tf.zeros([count], tf.int32), tf.constant(rng.integers(1, 3, count), tf.int32)
+    parts = tf.function(network.draw)(pyramid, size, frames, index, ids).numpy()
+    monkeypatch.setattr("evican_model.network._DRAWN_AT_ONCE", 1000)
+    assert parts.shape == (count, 28, 28)
+    at_once = tf.function(network.draw)(pyramid, size, frames, index, ids).numpy()
+    np.testing.assert_allclose(parts, at_once, atol=1e-5)
+
+
+def test_each_category_has_its_least_score(model):
+    batch, window = batch_of("46_HT1080", 320), tf.constant([[0.0, 0, 320, 320]])
+    one, other = (model.network.detect(batch["image"], least, window) for least in ((0.2, 0.9), (0.9, 0.2)))
+    every = model.network.detect(batch["image"], 0.2, window)
+    for found, weak in ((one, 1), (other, 2)):
+        ids = every["category_ids"].numpy()
+        assert np.count_nonzero(found["category_ids"] == weak) == np.count_nonzero(ids == weak) > 0
+        assert np.count_nonzero(found["category_ids"] == 3 - weak) < np.count_nonzero(ids == 3 - weak)
