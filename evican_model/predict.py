@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     add("images", nargs="+", metavar="IMAGE_OR_DIR", help="PNG, JPEG, BMP or TIFF of one plane, or a folder")
     add("--output", required=True, type=Path, metavar="DIR", help="folder for the results; made if missing")
     add("--weights", default="bundled", metavar="W", 
-        help="a .h5 file, bundled (the default), or accurate: bundled, in eight views, about ten times as long")
+        help="a .h5 file, bundled (the default), or accurate: bundled, in eight views, about thirteen times as long")
     add("--overlay", action="store_true", help="write <name>_overlay.png: cells orange, nuclei blue")
     add("--labels", action="store_true", help="write <name>_cells.tiff and <name>_nuclei.tiff, 0: background")
     add("--csv", action="store_true", help="write objects.csv, one row an object")

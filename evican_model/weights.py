@@ -37,7 +37,7 @@ __all__ = [
 BUNDLED_FOLDER = Path(__file__).parent / "weights"
 BUNDLED_NAME = "fast"
 # Each name's file, and what its config has otherwise: the same tensors, used with more care.
-_LOOKS = {"views": 8, "close_views": 4}
+_LOOKS = {"views": 8, "close_views": 2}
 _BUNDLED: dict[str, tuple[str, dict[str, Any]]] = {"fast": ("fast", {}), "accurate": ("fast", _LOOKS)}
 _FORMAT = "evican-weights 1"
 # What networks were before the config had a word for it, so that older files mean what they meant.

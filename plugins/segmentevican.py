@@ -190,10 +190,9 @@ or DIC. For a color image, use the output of **ColorToGray**.
             doc=f"""\
 -  *{MODEL_BUNDLED}:* The model that was installed with this module. Start with it.
 -  *{MODEL_ACCURATE}:* The same model looks at each image in eight ways, mirrored and
-   turned, and takes the mean of what it sees; at nuclei, four more times from nearer.
+   turned, and takes the mean of what it sees; at nuclei, twice more from nearer.
    Objects are told from background more surely, and outlines fit more tightly. The network
-   takes about ten times as long:
-   choose it when the outlines matter more than the time.
+   takes about thirteen times as long: choose it when the outlines matter more than the time.
 -  *{MODEL_FILE}:* A model that you or a colleague trained, for instance on your own cell
    line with ``python -m evican_model.train``. It is a file *name.h5* with a file
    *name.json* beside it.
