@@ -34,8 +34,8 @@ def load_model(
     ----------
     weights : str or Path
         ``"bundled"``, the name of bundled weights (see `available_weights`; ``"accurate"`` are the bundled ones used in
-        eight views of each image: tighter outlines for about thirteen times the time), the path of a ``.h5`` file with its
-        ``.json`` beside it, or of a file of Matterport's Mask R-CNN (recognised by its layers), which needs none.
+        eight views of each image: tighter outlines for about thirteen times the time), the path of a ``.h5`` file with
+        its ``.json`` beside it, or of a file of Matterport's Mask R-CNN (recognised by its layers), which needs none.
     categories : sequence of str, optional
         Names of the categories of a Matterport file, which does not tell them. Without them, and without a ``.json``,
         a warning says what the categories are called.
